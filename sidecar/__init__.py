@@ -1,0 +1,3 @@
+"""Active-active PostgreSQL by a logical-replication sidecar."""
+
+__version__ = "0.1.0"

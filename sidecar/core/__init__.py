@@ -1,0 +1,1 @@
+"""Pure core: no await, no clock, no randomness, no logging, no driver."""

@@ -1,0 +1,81 @@
+"""What is replicated, as plain values: tables, columns, their CRDT types."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+# A column is named by its attribute number in generated state tables: names may be 63 bytes, prefixes would not fit.
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSpec:
+    """One column. ``type_name`` is ``format_type()``'s text, e.g. ``numeric(10,2)``; ``base_type`` the same without
+    a modifier and with domains resolved, e.g. ``numeric``, ``bigint``, ``text[]``."""
+
+    name: str
+    attnum: int
+    type_name: str
+    base_type: str
+    crdt: str = "lww_register"
+    argument: str | None = None
+    not_null: bool = False
+
+    @property
+    def is_counter(self) -> bool:
+        return self.crdt in ("pn_counter", "g_counter")
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """One replicated table. ``table_id`` is small, local to this database, and names the generated state tables.
+
+    ``key`` are the primary key's columns in index order; ``columns`` the other replicated ones in attnum order
+    (generated columns are left out). ``unique`` are the column sets of the secondary unique indexes.
+    """
+
+    table_id: int
+    schema: str
+    name: str
+    key: tuple[ColumnSpec, ...]
+    columns: tuple[ColumnSpec, ...]
+    row_rule: str = "lww"
+    unique: tuple[tuple[str, ...], ...] = ()
+    relation_oid: int = 0
+
+    @property
+    def qualified(self) -> str:
+        """``schema.name``, the table's name in messages and on the wire (not quoted)."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def counters(self) -> tuple[ColumnSpec, ...]:
+        return tuple(c for c in self.columns if c.is_counter)
+
+    @property
+    def registers(self) -> tuple[ColumnSpec, ...]:
+        return tuple(c for c in self.columns if not c.is_counter)
+
+    def fingerprint(self) -> str:
+        """Equal on two nodes when their tables can exchange changes: names, types, CRDT types, key, row rule."""
+        parts = [self.qualified, self.row_rule]
+        parts += [f"k:{c.name}:{c.type_name}" for c in self.key]
+        parts += sorted(f"c:{c.name}:{c.type_name}:{c.crdt}:{c.argument or ''}" for c in self.columns)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def quote(identifier: str) -> str:
+    """Quote an SQL identifier; the one function through which every identifier passes."""
+    if "\0" in identifier or not identifier:
+        raise ValueError("an identifier is empty or holds a NUL")
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def quote_table(schema: str, name: str) -> str:
+    """``"schema"."name"``."""
+    return f"{quote(schema)}.{quote(name)}"
+
+
+def quote_literal(text: str) -> str:
+    """Quote an SQL string literal (standard_conforming_strings = on)."""
+    return "'" + text.replace("'", "''") + "'"
