@@ -53,6 +53,7 @@ CREATE TABLE crdt_state.journal (
     PRIMARY KEY (seq, part)
 ) PARTITION BY RANGE (seq);
 
+-- detached: the annotation was taken away; the row stays for the records that name the table.
 CREATE TABLE crdt_state.replicated_table (
     table_id     int4 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     schema_name  name NOT NULL,
@@ -61,17 +62,19 @@ CREATE TABLE crdt_state.replicated_table (
     row_rule     text NOT NULL,
     fingerprint  text NOT NULL,
     attached     timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (schema_name, table_name)
+    detached     timestamptz
 );
+CREATE UNIQUE INDEX replicated_table_name ON crdt_state.replicated_table (schema_name, table_name) WHERE detached IS NULL;
 
--- The annotations in force; a comment that changes later is compared with these.
+-- The annotations in force; a comment that changes later is compared with these. key_position: from 1, NULL for other columns.
 CREATE TABLE crdt_state.replicated_column (
-    table_id    int4 NOT NULL REFERENCES crdt_state.replicated_table ON DELETE CASCADE,
-    attnum      int2 NOT NULL,
-    column_name name NOT NULL,
-    type_name   text NOT NULL,
-    crdt        text NOT NULL,
-    argument    text,
+    table_id     int4 NOT NULL REFERENCES crdt_state.replicated_table ON DELETE CASCADE,
+    attnum       int2 NOT NULL,
+    column_name  name NOT NULL,
+    type_name    text NOT NULL,
+    crdt         text NOT NULL,
+    argument     text,
+    key_position int2,
     PRIMARY KEY (table_id, attnum)
 );
 
