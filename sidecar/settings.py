@@ -1,55 +1,76 @@
 """Configuration: one TOML file per node, any key overridable from the environment (``SIDECAR_NODE__DSN``).
 
-Every field says its unit, its default and the reason for it. Errors become one :class:`ConfigurationError` line.
+Every field says its unit, its default and the reason for it. Errors become one :class:`ConfigurationError` line that
+names the file and the key, or the environment variable; no value is echoed, because a DSN may hold a password.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from sidecar.core.addresses import checked_address, checked_dsn, duration_ms
+from sidecar.core.addresses import is_loopback as is_loopback
+from sidecar.core.addresses import redact_dsn as redact_dsn
+from sidecar.core.addresses import split_address as split_address
 from sidecar.errors import ConfigurationError
 
 MIB = 1024 * 1024
 ENVIRONMENT_PREFIX = "SIDECAR_"
+ENVIRONMENT_DELIMITER = "__"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts true as 1, TOML does not: `id = true` is a mistake, not node 1.
+        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is int:
+            raise ValueError("must be a whole number, not a boolean")
+        return value
 
 
-Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$")]
+Address = Annotated[str, AfterValidator(checked_address)]
 """``host:port``; an IPv6 host stands in brackets."""
+Dsn = Annotated[str, AfterValidator(checked_dsn)]
+"""A ``postgresql://`` URI, the one form both drivers read."""
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """``host:port`` to its parts."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether the host is this machine; names other than localhost count as remote."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _name(text: str) -> str:
+    if NAME_PATTERN.fullmatch(text) is None:
+        raise ValueError("must be 1 to 63 of a-z, 0-9, _ and -, and start with a letter or digit")
+    return text
+
+
+NodeName = Annotated[str, AfterValidator(_name)]
 
 
 class NodeSettings(_Section):
     """``[node]``: who this node is."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="unique in the cluster")]
+    name: Annotated[NodeName, Field(description="unique in the cluster")]
     id: Annotated[int, Field(ge=1, le=1023, description="unique in the cluster; breaks ties of equal hlc")]
-    dsn: Annotated[str, Field(min_length=1, description="the database beside this sidecar")]
+    dsn: Annotated[Dsn, Field(description="the database beside this sidecar")]
     listen: Annotated[Address, Field(description="where peers connect")] = "127.0.0.1:7101"
     cluster: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$", description="nodes of different clusters refuse each other")
@@ -60,7 +81,7 @@ class NodeSettings(_Section):
 class PeerSettings(_Section):
     """``[[peers]]``: one per other node."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    name: NodeName
     address: Address
 
 
@@ -129,18 +150,57 @@ class TimingSettings(_Section):
     catalog_poll_ms: Annotated[int, Field(ge=50)] = 1_000
     """How often annotations are looked at for new tables."""
     max_clock_drift_ms: Annotated[int, Field(ge=1)] = 500
-    """A peer whose clock is further ahead than this has its link held."""
+    """A peer whose clock is further ahead than this has its link held. Also accepted as ``max_clock_drift``, in
+    milliseconds or with a unit (``"500ms"``), at the top of the file or in [node]."""
     status_interval_ms: Annotated[int, Field(ge=100)] = 10_000
     """Standby status to the walsender at least this often; well below wal_sender_timeout (60 s)."""
     shutdown_ms_max: Annotated[int, Field(ge=100)] = 8_000
     """A clean stop gives up waiting after this, so SIGTERM ends below 10 s."""
+
+    @field_validator("max_clock_drift_ms", mode="before")
+    @classmethod
+    def _drift_with_unit(cls, value: Any) -> Any:
+        return duration_ms(value) if isinstance(value, str) and not value.strip().isdigit() else value
+
+
+# Keys that may stand outside their home, because that is where people look for them: (path, home).
+ALIASES: tuple[tuple[tuple[str, ...], tuple[str, str]], ...] = (
+    (("insecure",), ("node", "insecure")),
+    (("tls", "insecure"), ("node", "insecure")),
+    (("max_clock_drift",), ("timing", "max_clock_drift_ms")),
+    (("node", "max_clock_drift"), ("timing", "max_clock_drift_ms")),
+)
+
+
+def _canonical(document: dict[str, Any], *, unambiguous: bool) -> dict[str, Any]:
+    """A copy with every alias moved to its home. ``unambiguous``: a key that is set at two places is an error (the
+    file); otherwise the alias wins (it comes from the environment). A [tls] with nothing but insecure is no [tls]."""
+    out: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in document.items()}
+    for path, home in ALIASES:
+        parent = out if len(path) == 1 else out.get(path[0])
+        if not isinstance(parent, dict) or path[-1] not in parent:
+            continue
+        value = parent.pop(path[-1])
+        section = out.setdefault(home[0], {})
+        if not isinstance(section, dict):
+            continue
+        if unambiguous and home[1] in section:
+            raise ValueError(f"{'.'.join(path)}: the same setting stands in the file twice; keep one")
+        section[home[1]] = value
+        if path[0] == "tls" and not parent:
+            del out["tls"]
+    return out
 
 
 class Settings(BaseSettings):
     """The whole file."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter=ENVIRONMENT_DELIMITER,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     node: NodeSettings
@@ -162,62 +222,154 @@ class Settings(BaseSettings):
         """The environment wins over the file (which arrives as init arguments)."""
         return env_settings, init_settings
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_aliases(cls, document: Any) -> Any:
+        return _canonical(document, unambiguous=False) if isinstance(document, dict) else document
+
     @field_validator("peers")
     @classmethod
     def _unique_peers(cls, peers: tuple[PeerSettings, ...]) -> tuple[PeerSettings, ...]:
-        names = [peer.name for peer in peers]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"peer {name!r} is listed twice; give every peer once")
+        for attribute in ("name", "address"):
+            seen: set[str] = set()
+            for peer in peers:
+                value = getattr(peer, attribute)
+                if value in seen:
+                    raise ValueError(f"{attribute} {value!r} is listed twice; give every peer once")
+                seen.add(value)
         return peers
 
     @model_validator(mode="after")
     def _coherent(self) -> Settings:
         if any(peer.name == self.node.name for peer in self.peers):
-            raise ValueError(f"peer {self.node.name!r} has this node's own name; list only the other nodes")
-        if self.tls is None and self.peers:
-            addresses = [self.node.listen, *(peer.address for peer in self.peers)]
-            remote = [a for a in addresses if not is_loopback(split_address(a)[0])]
-            if remote:
-                raise ValueError(f"{remote[0]} is not a loopback address; add a [tls] section with ca, cert and key")
-            if not self.node.insecure:
-                raise ValueError("no [tls] section; add one, or set insecure = true in [node] for loopback links")
+            raise ValueError(f"peers: {self.node.name!r} is this node's own name; list only the other nodes")
+        if any(peer.address == self.node.listen for peer in self.peers):
+            raise ValueError(f"peers: {self.node.listen} is this node's own address; list only the other nodes")
+        if len(self.peers) > self.limits.peers_max:
+            raise ValueError(f"peers: {len(self.peers)} peers are more than limits.peers_max = {self.limits.peers_max}")
+        if self.http is not None and self.http.listen == self.node.listen:
+            raise ValueError(f"http.listen: {self.http.listen} is taken by node.listen; choose another port")
+        if self.limits.frame_bytes_max < self.limits.batch_bytes_max:
+            raise ValueError("limits.frame_bytes_max: is below limits.batch_bytes_max, so a full batch fits no frame")
+        if self.timing.link_silent_ms <= self.timing.heartbeat_ms:
+            raise ValueError("timing.link_silent_ms: must be above timing.heartbeat_ms, or every idle link is cut")
+        self._check_plaintext()
         return self
 
+    def _check_plaintext(self) -> None:
+        if self.tls is not None:
+            if self.node.insecure:
+                raise ValueError("node.insecure: is set although [tls] names certificates; keep one of them")
+            return
+        addresses = [("node.listen", self.node.listen)]
+        addresses += [(f"peers.{index}.address", peer.address) for index, peer in enumerate(self.peers)]
+        for key, address in addresses:
+            if not is_loopback(split_address(address)[0]):
+                raise ValueError(f"{key}: {address} is not a loopback address; add a [tls] section with ca, cert, key")
+        if self.peers and not self.node.insecure:
+            raise ValueError("tls: section is missing; add it, or set insecure = true for plaintext on loopback")
 
-def _first_line(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {message}{more}" if where else f"{message}{more}"
+
+def _variable_of(path: str) -> str | None:
+    """The environment variable that set the key with this dotted path, if one did."""
+    present = {name.upper(): name for name in os.environ}
+    parts = path.split(".")
+    homes = [parts, *(list(alias) for alias, home in ALIASES if list(home) == parts)]
+    for keys in homes:
+        # A whole section may come from one variable as JSON, so its prefixes count too.
+        for length in range(len(keys), 0, -1):
+            name = present.get(ENVIRONMENT_PREFIX + ENVIRONMENT_DELIMITER.join(keys[:length]).upper())
+            if name is not None:
+                return name
+    return None
 
 
-def load(path: Path) -> Settings:
-    """Read and validate the file; raises :class:`ConfigurationError` with one line."""
+# pydantic's wording for programmers, said for people who edit a TOML file.
+_MESSAGES = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known key",
+    "model_type": "must be a section",
+    "model_attributes_type": "must be a section",
+    "tuple_type": "must be a list of sections; write [[peers]]",
+    "string_type": "must be a string in quotes",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "path_type": "must be a file name in quotes",
+}
+
+
+def _lines(error: ValidationError, path: Path) -> list[str]:
+    """One line per problem: where (the variable or the file and key), then what."""
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        text = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        if not key and ": " in text:
+            key, text = text.split(": ", 1)
+        text = text.replace("Input should be", "must be")
+        variable = _variable_of(key) if problem["type"] != "missing" else None
+        lines.append(f"{variable}: {text}" if variable else f"{path}: {key}: {text}" if key else f"{path}: {text}")
+    return lines
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if f"{ENVIRONMENT_PREFIX}NODE__NAME" in os.environ:
+            return {}  # a container may be configured by its environment alone
         raise ConfigurationError(
             f"configuration file {path} does not exist", mend="name it with -c node.toml"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read {path}: {error}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not UTF-8 text", mend="name a TOML file with -c node.toml") from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}", mend="name it with -c node.toml") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(
             f"{path} is not valid TOML: {error}", mend="see the README's configuration section"
         ) from None
-    unknown = [key for key in document if key not in Settings.model_fields]
-    if unknown:
-        raise ConfigurationError(
-            f"{path}: unknown section or key {unknown[0]!r}", mend=f"known: {', '.join(Settings.model_fields)}"
-        )
+
+
+def load(path: Path) -> Settings:
+    """Read and validate the file, the environment laid over it; raises :class:`ConfigurationError` with one line.
+
+    The certificate files of [tls] are relative to the folder of the file.
+    """
+    document = _read(path)
+    known = [*Settings.model_fields, *(alias[0] for alias, _ in ALIASES if len(alias) == 1)]
+    for key in document:
+        if key not in known:
+            raise ConfigurationError(f"{path}: unknown section or key {key!r}", mend=f"known: {', '.join(known)}")
+    for name in environment_names():
+        section, delimiter, _ = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition(ENVIRONMENT_DELIMITER)
+        if delimiter and section not in Settings.model_fields:
+            raise ConfigurationError(
+                f"{name}: there is no section {section!r}", mend=f"known: {', '.join(Settings.model_fields)}"
+            )
     try:
-        return Settings(**document)
+        document = _canonical(document, unambiguous=True)
+        if isinstance(tls := document.get("tls"), dict):
+            document["tls"] = {k: path.parent / v if isinstance(v, str) else v for k, v in tls.items()}
+        settings = Settings(**document)
     except ValidationError as error:
-        raise ConfigurationError(f"{path}: {_first_line(error)}") from None
+        lines = _lines(error, path)
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        raise ConfigurationError(lines[0] + more, mend="see the README's configuration section") from None
+    except SettingsError as error:
+        raise ConfigurationError(f"environment: {error}", mend="give a whole section as JSON") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    for key, file in settings.tls.model_dump().items() if settings.tls else ():
+        if not file.is_file():
+            where = _variable_of(f"tls.{key}") or f"{path}: tls.{key}"
+            raise ConfigurationError(f"{where}: {file} does not exist", mend="name a PEM file")
+    return settings
 
 
 def environment_names() -> list[str]:
     """The environment variables that take part, for messages."""
-    return sorted(name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX))
+    return sorted(name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX))
