@@ -1,0 +1,195 @@
+"""The capture statements: one per table and batch brings the row states up to what was committed locally."""
+
+from __future__ import annotations
+
+from sidecar.core.catalog import TableSpec
+from sidecar.core.merge import counters
+from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
+from sidecar.core.merge.state_tables import counter_table, row_table
+
+
+def capture_statement(spec: TableSpec, shape: Shape) -> Statement:
+    """Upserts row states. Local dots are always above everything in the row state, so nothing is compared.
+
+    Parameters besides the arrays: ``node`` (own id), ``xids``, ``images`` (array literals of the batch), and
+    ``old:<attnum>`` (a deleted row's counter values). Rows whose shown counter differs from the true value (an undone
+    decrease, a saturated sum, increments that a re-insert had not seen) are queued in ``crdt_state.rewrite``.
+    """
+    parameters = Parameters()
+    me = f"{parameters.number('node')}::int2"
+    table = row_table(spec)
+    old = tuple((f"old:{c.attnum}", "numeric") for c in spec.counters if c.attnum in shape.attnums and shape.full)
+    rows = staged(spec, shape, parameters, (("xids", "xid"), ("images", "jsonb"), *old))
+    insert = "g.op IN ('I', 'R')"
+    values = {
+        "row_node": f"CASE WHEN {insert} THEN {me} ELSE 0 END::int2",
+        "row_hlc": f"CASE WHEN {insert} THEN g.ins ELSE 0 END",
+        "live_node": f"CASE WHEN g.op IN ('I', 'R', 'U') THEN {me} ELSE 0 END::int2",
+        "live_hlc": "CASE WHEN g.op IN ('I', 'R', 'U') THEN g.hlc ELSE 0 END",
+        "dead_node": f"CASE WHEN g.op = 'D' THEN {me} END",
+        "dead_hlc": "CASE WHEN g.op = 'D' THEN g.hlc END",
+        "row_xmin": "CASE WHEN g.op <> 'D' THEN g.xids END",
+        "image": "g.images",
+    }
+    inserted = f"(excluded.row_node = {me} AND excluded.row_hlc > 0)"
+    written = "excluded.live_hlc > 0"
+    updates = {
+        "row_node": f"CASE WHEN {inserted} THEN excluded.row_node ELSE s.row_node END",
+        "row_hlc": f"CASE WHEN {inserted} THEN excluded.row_hlc ELSE s.row_hlc END",
+        "live_node": f"CASE WHEN {written} THEN excluded.live_node ELSE s.live_node END",
+        "live_hlc": f"CASE WHEN {written} THEN excluded.live_hlc ELSE s.live_hlc END",
+        "dead_node": "coalesce(excluded.dead_node, s.dead_node)",
+        "dead_hlc": "coalesce(excluded.dead_hlc, s.dead_hlc)",
+        "row_xmin": "excluded.row_xmin",
+        "image": "excluded.image",
+    }
+    for column in spec.columns:
+        n = column.attnum
+        if n not in shape.attnums:
+            continue
+        if column.is_counter:
+            values[f"x_{n}"], updates[f"x_{n}"] = _excess(spec, column.attnum, shape)
+            continue
+        own = f"g.a_{n} AND (g.op NOT IN ('I', 'R') OR g.h_{n} <> g.ins)"
+        values[f"n_{n}"] = f"CASE WHEN {own} THEN {me} END"
+        values[f"h_{n}"] = f"CASE WHEN {own} THEN g.h_{n} END"
+        assigned = f"({inserted} OR excluded.h_{n} IS NOT NULL)"
+        updates[f"n_{n}"] = f"CASE WHEN {assigned} THEN excluded.n_{n} ELSE s.n_{n} END"
+        updates[f"h_{n}"] = f"CASE WHEN {assigned} THEN excluded.h_{n} ELSE s.h_{n} END"
+        winner = f"coalesce(s.n_{n}, s.row_node)"
+        updates[f"v_{n}"] = (
+            f"CASE WHEN {assigned} AND {winner} <> {me} AND coalesce(s.h_{n}, s.row_hlc) > 0"
+            f" THEN crdt_state.vector_add(s.v_{n}, {winner}, coalesce(s.h_{n}, s.row_hlc), {me}) ELSE s.v_{n} END"
+        )
+    keys = [f"k_{c.attnum}" for c in spec.key]
+    sets = ",\n      ".join(f"{name} = {value}" for name, value in updates.items())
+    upsert = (
+        f"INSERT INTO {table} AS s ({', '.join([*keys, *values])})\n"
+        f"    SELECT {', '.join(f'g.{key}' for key in keys)}, {', '.join(values.values())}\n    FROM g\n"
+        f"    ON CONFLICT ({', '.join(keys)}) DO UPDATE SET\n      {sets}"
+    )
+    with_rows = f"WITH g AS (\n    {rows}\n)"
+    excess = [f"x_{c.attnum}" for c in spec.counters if c.attnum in shape.attnums]
+    if not excess:
+        return parameters.statement(f"{with_rows}\n{upsert}")
+    differs = " OR ".join(f"up.{name} <> 0" for name in excess)
+    key_text = ", ".join(f"up.{key}::text" for key in keys)
+    returning = ", ".join(f"s.{name}" for name in [*keys, "row_xmin", *excess])
+    return parameters.statement(
+        f"{with_rows}, up AS (\n    {upsert}\n    RETURNING {returning}\n)\n"
+        f"INSERT INTO crdt_state.rewrite (table_id, row_key)\n"
+        f"SELECT {spec.table_id}, ARRAY[{key_text}] FROM up WHERE up.row_xmin IS NOT NULL AND ({differs}) "
+        "RETURNING id, row_key"
+    )
+
+
+def _excess(spec: TableSpec, attnum: int, shape: Shape) -> tuple[str, str]:
+    """The excess of a fresh state row, and of an existing one (``s``) after the capture.
+
+    ``excluded.x`` carries what this batch adds to the excess: an undone decrease of a grow-only counter, the old value
+    of a deleted row (a dead row's whole value is excess), less what a re-insert has put behind it (``erased``).
+    """
+    column = next(c for c in spec.columns if c.attnum == attnum)
+    undone = f"- least(CASE WHEN g.a_{attnum} THEN g.d_{attnum} ELSE 0 END, 0)" if column.crdt == "g_counter" else "0"
+    if not shape.full:
+        fresh = f"nullif({undone}, 0)"
+        return fresh, f"nullif(coalesce(s.x_{attnum}, 0) + coalesce(excluded.x_{attnum}, 0), 0)"
+    keys = " AND ".join(f"c.k_{k.attnum} = g.k_{k.attnum}" for k in spec.key)
+    erased = (
+        "(SELECT coalesce(sum(greatest(c.seen_increased - c.base_increased, 0)"
+        " - greatest(c.seen_decreased - c.base_decreased, 0)), 0)"
+        f" FROM {counter_table(spec)} AS c WHERE {keys} AND c.attnum = {attnum})"
+    )
+    fresh = (
+        f"nullif(CASE g.op WHEN 'D' THEN coalesce(g.old_{attnum}, 0) ELSE 0 END"
+        f" - CASE g.op WHEN 'I' THEN {erased} ELSE 0 END + {undone}, 0)"
+    )
+    # A coalesced delete and re-insert (R) has seen everything: only what it undoes itself stays as excess.
+    existing = f"coalesce(excluded.x_{attnum}, 0) + coalesce(s.x_{attnum}, 0)"
+    replaced = f"(excluded.row_node <> 0 AND s.row_xmin IS NOT NULL) THEN excluded.x_{attnum}"
+    return fresh, f"CASE WHEN {replaced} ELSE nullif({existing}, 0) END"
+
+
+def deltas_statement(spec: TableSpec, shape: Shape) -> Statement:
+    """Adds the local deltas of a batch to the sums of this node."""
+    parameters = Parameters()
+    me = f"{parameters.number('node')}::int2"
+    columns = tuple(c for c in spec.counters if c.attnum in shape.attnums)
+    rows = staged(spec, shape, parameters)
+    upsert = counters.upsert_deltas(spec, columns, "p", me, "p.op <> 'T'")
+    return parameters.statement(f"WITH p AS (\n    {rows}\n)\n{upsert}")
+
+
+def genesis_statement(spec: TableSpec, shape: Shape) -> Statement:
+    """Writes down what genesis held in counters of rows that are deleted now, so that a re-insert can put it behind.
+
+    Run after :func:`deltas_statement`, before :func:`capture_statement`. Genesis = old value + excess - all sums.
+    """
+    parameters = Parameters()
+    columns = tuple(c for c in spec.counters if c.attnum in shape.attnums)
+    me = f"{parameters.number('node')}::int2"
+    rows = staged(spec, shape, parameters, tuple((f"old:{c.attnum}", "numeric") for c in columns))
+    keys = ", ".join(f"k_{c.attnum}" for c in spec.key)
+    on_state = " AND ".join(f"s.k_{c.attnum} = g.k_{c.attnum}" for c in spec.key)
+    on_counter = " AND ".join(f"c.k_{c.attnum} = g.k_{c.attnum}" for c in spec.key)
+    # In a replaced row the new value is counted already (deltas run first); the old value does not contain it.
+    values = ", ".join(
+        f"({c.attnum}::int2, g.old_{c.attnum} + coalesce(s.x_{c.attnum}, 0)"
+        f" + CASE WHEN g.op = 'R' THEN {counters.delta(c, 'g')} ELSE 0 END)"
+        for c in columns
+    )
+    return parameters.statement(
+        f"WITH g AS (\n    {rows}\n), held AS (\n"
+        f"    SELECT {', '.join(f'g.k_{c.attnum}' for c in spec.key)}, v.attnum, {me} AS me,\n"
+        "      v.total - (SELECT coalesce(sum(c.increased - c.base_increased - c.decreased + c.base_decreased), 0)"
+        f" FROM {counter_table(spec)} AS c WHERE {on_counter} AND c.attnum = v.attnum) AS genesis\n"
+        f"    FROM g LEFT JOIN {row_table(spec)} AS s ON {on_state}, LATERAL (VALUES {values}) AS v(attnum, total)\n"
+        "    WHERE g.op IN ('D', 'R') AND coalesce(s.row_node, 0) = 0 AND v.total IS NOT NULL\n)\n"
+        f"INSERT INTO {counter_table(spec)} ({keys}, attnum, node, increased, decreased)\n"
+        f"SELECT {keys}, attnum, 0, greatest(genesis, 0), greatest(-genesis, 0) FROM held WHERE genesis <> 0\n"
+        "ON CONFLICT DO NOTHING"
+    )
+
+
+def seen_query(spec: TableSpec, shape: Shape) -> Statement:
+    """Marks and returns the sums seen by deletes and re-inserts: ``ord``, ``attnum``, ``seen`` (JSON object).
+
+    A delete has seen every sum here; a coalesced delete and re-insert all but its own inserted value; an insert over a
+    tombstone what the delete before it had seen. Run after :func:`genesis_statement`.
+    """
+    parameters = Parameters()
+    columns = tuple(c for c in spec.counters if c.attnum in shape.attnums)
+    me = f"{parameters.number('node')}::int2"
+    rows = staged(spec, shape, parameters)
+    match = " AND ".join(f"c.k_{c.attnum} = g.k_{c.attnum}" for c in spec.key)
+    own = ", ".join(f"({c.attnum}, {counters.delta(c, 'g')})" for c in columns)
+    up = f"c.increased - CASE WHEN g.op = 'R' AND c.node = {me} THEN greatest(v.delta, 0) ELSE 0 END"
+    down = f"c.decreased - CASE WHEN g.op = 'R' AND c.node = {me} THEN greatest(-v.delta, 0) ELSE 0 END"
+    insert = "g.op = 'I'"
+    return parameters.statement(
+        f"WITH g AS (\n    {rows}\n), marked AS (\n    UPDATE {counter_table(spec)} AS c SET\n"
+        f"      seen_increased = CASE WHEN {insert} THEN c.seen_increased ELSE greatest(c.seen_increased, {up}) END,\n"
+        f"      seen_decreased = CASE WHEN {insert} THEN c.seen_decreased ELSE greatest(c.seen_decreased, {down}) END\n"
+        f"    FROM g, LATERAL (VALUES {own}) AS v(attnum, delta)\n"
+        f"    WHERE {match} AND c.attnum = v.attnum\n"
+        "      AND (g.op IN ('D', 'R') OR g.op = 'I' AND (c.seen_increased > 0 OR c.seen_decreased > 0))\n"
+        "    RETURNING g.ord, c.attnum, c.node, c.seen_increased, c.seen_decreased\n)\n"
+        "SELECT ord, attnum, jsonb_object_agg(node::text,"
+        " jsonb_build_array(seen_increased::text, seen_decreased::text))::text AS seen\n"
+        "FROM marked WHERE seen_increased > 0 OR seen_decreased > 0 GROUP BY ord, attnum"
+    )
+
+
+def base_statement(spec: TableSpec, shape: Shape) -> Statement:
+    """Puts behind a re-insert what its delete had seen. Run last: :func:`capture_statement` needs the difference."""
+    parameters = Parameters()
+    columns = ", ".join(str(c.attnum) for c in spec.counters if c.attnum in shape.attnums)
+    rows = staged(spec, shape, parameters)
+    match = " AND ".join(f"c.k_{c.attnum} = g.k_{c.attnum}" for c in spec.key)
+    return parameters.statement(
+        f"WITH g AS (\n    {rows}\n)\nUPDATE {counter_table(spec)} AS c SET\n"
+        "  base_increased = greatest(c.base_increased, c.seen_increased),"
+        " base_decreased = greatest(c.base_decreased, c.seen_decreased)\n"
+        f"FROM g WHERE {match} AND c.attnum IN ({columns}) AND g.op IN ('I', 'R')\n"
+        "  AND (c.seen_increased > c.base_increased OR c.seen_decreased > c.base_decreased)"
+    )

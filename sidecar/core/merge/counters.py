@@ -1,0 +1,122 @@
+"""SQL fragments of ``pn_counter`` and ``g_counter`` columns (Shapiro et al. 2011, section 3.1).
+
+The true value of a counter is the shown value plus the excess in the row state; deltas are exact ``numeric``. What the
+column's type cannot hold stays in the excess. A dead row shows nothing, so its whole value is excess.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sidecar.core.catalog import ColumnSpec, TableSpec, quote
+from sidecar.core.merge.state_tables import counter_table
+
+INTEGER_LIMITS = {
+    "smallint": (-(2**15), 2**15 - 1),
+    "integer": (-(2**31), 2**31 - 1),
+    "bigint": (-(2**63), 2**63 - 1),
+}
+
+_NUMERIC = re.compile(r"numeric\((\d+)(?:,(-?\d+))?\)")
+
+
+def shown(column: ColumnSpec, true_value: str) -> str:
+    """The true value as the column's type can show it: saturated at the type's limits."""
+    limits = INTEGER_LIMITS.get(column.base_type)
+    if limits is not None:
+        return f"least(greatest({true_value}, {limits[0]}), {limits[1]})::{column.type_name}"
+    modifier = _NUMERIC.fullmatch(column.type_name)
+    if modifier is None:
+        return f"({true_value})::{column.type_name}"
+    precision, scale = int(modifier[1]), int(modifier[2] or 0)
+    highest = f"(10::numeric ^ {precision - scale} - 10::numeric ^ {-scale})"
+    return f"least(greatest({true_value}, -{highest}), {highest})::{column.type_name}"
+
+
+def delta(column: ColumnSpec, row: str) -> str:
+    """The staged delta; a grow-only counter takes no decrease."""
+    staged = f"CASE WHEN {row}.a_{column.attnum} THEN {row}.d_{column.attnum} ELSE 0 END"
+    return f"greatest({staged}, 0)" if column.crdt == "g_counter" else staged
+
+
+def joined(column: ColumnSpec) -> list[str]:
+    """What the join contributes."""
+    return [f"t.{quote(column.name)} AS old_{column.attnum}", f"coalesce(s.x_{column.attnum}, 0) AS sx_{column.attnum}"]
+
+
+def _key_match(spec: TableSpec, left: str, right: str) -> str:
+    return " AND ".join(f"{left}.k_{column.attnum} = {right}.k_{column.attnum}" for column in spec.key)
+
+
+def erased(spec: TableSpec, column: ColumnSpec) -> str:
+    """What an incoming insert puts behind it: the sums its delete had seen, as far as no earlier insert did."""
+    n = column.attnum
+    return (
+        f"CASE WHEN j.seen_{n} IS NULL OR j.op NOT IN ('I', 'R') THEN 0 ELSE (SELECT coalesce(sum("
+        "greatest((e.value ->> 0)::numeric - coalesce(c.base_increased, 0), 0)"
+        " - greatest((e.value ->> 1)::numeric - coalesce(c.base_decreased, 0), 0)), 0)"
+        f" FROM jsonb_each(j.seen_{n}::jsonb) AS e LEFT JOIN {counter_table(spec)} AS c"
+        f" ON {_key_match(spec, 'c', 'j')} AND c.attnum = {n} AND c.node = e.key::int2) END"
+    )
+
+
+def decided(spec: TableSpec, column: ColumnSpec, *, carried: bool, with_seen: bool) -> list[str]:
+    """The true value after the merge."""
+    n = column.attnum
+    parts = [f"coalesce(j.old_{n}, 0)::numeric", f"j.sx_{n}"]
+    if carried:
+        parts.append(delta(column, "j"))
+    true_value = " + ".join(parts)
+    if carried and with_seen:
+        true_value += f" - {erased(spec, column)}"
+    return [f"{true_value} AS true_{n}"]
+
+
+def changed(column: ColumnSpec) -> str:
+    """Whether the user row must be rewritten for this counter."""
+    n = column.attnum
+    return f"{shown(column, f'q.true_{n}')} IS DISTINCT FROM q.old_{n}"
+
+
+def state_value(column: ColumnSpec) -> str:
+    """The excess after the merge."""
+    true_value = f"p.true_{column.attnum}"
+    return f"nullif({true_value} - CASE WHEN p.alive THEN {shown(column, true_value)} ELSE 0 END, 0)"
+
+
+SUMS = ("increased", "decreased", "seen_increased", "seen_decreased", "base_increased", "base_decreased")
+
+
+def upsert_deltas(spec: TableSpec, columns: tuple[ColumnSpec, ...], source: str, node: str, where: str) -> str:
+    """Add staged deltas to the sums of ``node``; ``source`` is a FROM item with alias ``p``."""
+    keys = ", ".join(f"k_{column.attnum}" for column in spec.key)
+    key_values = ", ".join(f"p.k_{column.attnum}" for column in spec.key)
+    rows = ", ".join(f"({column.attnum}, {delta(column, 'p')})" for column in columns)
+    return (
+        f"INSERT INTO {counter_table(spec)} AS c ({keys}, attnum, node, increased, decreased) "
+        f"SELECT {key_values}, v.attnum, {node}, greatest(v.delta, 0), greatest(-v.delta, 0) "
+        f"FROM {source}, LATERAL (VALUES {rows}) AS v(attnum, delta) WHERE v.delta <> 0 AND {where} "
+        f"ON CONFLICT ({keys}, attnum, node) DO UPDATE SET "
+        "increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased"
+    )
+
+
+def upsert_seen(spec: TableSpec, columns: tuple[ColumnSpec, ...], where: str) -> str:
+    """Merge the sums that deletes had seen (``seen_*``) and inserts put behind them (``base_*``), by maximum.
+
+    The sums of ``node`` itself are there already, because delivery is causal; only genesis (node 0) may be new.
+    """
+    keys = ", ".join(f"k_{column.attnum}" for column in spec.key)
+    key_values = ", ".join(f"p.k_{column.attnum}" for column in spec.key)
+    rows = ", ".join(f"({column.attnum}, p.seen_{column.attnum})" for column in columns)
+    base = "CASE WHEN p.op = 'D' THEN 0 ELSE {} END"
+    up, down = "(e.value ->> 0)::numeric", "(e.value ->> 1)::numeric"
+    greatest = ", ".join(f"{name} = greatest(c.{name}, excluded.{name})" for name in SUMS[2:])
+    return (
+        f"INSERT INTO {counter_table(spec)} AS c ({keys}, attnum, node, {', '.join(SUMS)}) "
+        f"SELECT {key_values}, v.attnum, e.key::int2, "
+        f"CASE WHEN e.key = '0' THEN {up} ELSE 0 END, CASE WHEN e.key = '0' THEN {down} ELSE 0 END, "
+        f"{up}, {down}, {base.format(up)}, {base.format(down)} "
+        f"FROM p, LATERAL (VALUES {rows}) AS v(attnum, seen), LATERAL jsonb_each(v.seen::jsonb) AS e WHERE {where} "
+        f"ON CONFLICT ({keys}, attnum, node) DO UPDATE SET {greatest}"
+    )
