@@ -1,0 +1,202 @@
+"""Messages of the peer protocol and their msgpack payloads.
+
+Every message is a msgpack array in field order. A reader ignores further elements, so a later minor version may append
+fields. Sizes and ranges are checked while decoding; anything wrong is a :class:`ProtocolError`, never an index error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from sidecar.core.changes import FORMAT_VERSION, ChangeSetHeader, ChangeSetPart
+from sidecar.core.hlc import HLC_MAX
+from sidecar.core.versions import NODE_ID_MAX, VersionVector
+from sidecar.errors import ProtocolError
+
+PROTOCOL_MIN = 1
+PROTOCOL_MAX = 1
+
+CONTROL_BYTES_MAX = 1024 * 1024
+"""Payload of every message but a change set. The largest is a Hello: 1023 clock entries (15 kB) and a fingerprint for
+each of some thousand tables (about 150 bytes each)."""
+
+FINGERPRINTS_MAX = 10_000
+"""Tables named in one Hello; more than a cluster would sensibly replicate, and it bounds what a stranger can make us
+build."""
+
+REASON_CHARS_MAX = 1000
+"""Length of a refusal or farewell text; it ends up in logs and in the status of the peer."""
+
+PART_OVERHEAD_BYTES = 512
+"""Credit that a part costs besides its body: header, context and Python objects. It bounds the number of tiny parts in
+flight (a 16 MiB window holds at most 32,768 of them)."""
+
+PARTS_MAX = 1 << 20
+"""Parts of one change set: a million parts of 10,000 rows."""
+
+NodeId = Annotated[int, Meta(ge=1, le=NODE_ID_MAX)]
+Hlc = Annotated[int, Meta(ge=0, le=HLC_MAX)]
+Count = Annotated[int, Meta(ge=0, le=HLC_MAX)]
+Clock = Annotated[dict[NodeId, Hlc], Meta(max_length=NODE_ID_MAX)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Cluster = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
+TableName = Annotated[str, Meta(max_length=260)]
+Fingerprint = Annotated[str, Meta(max_length=260)]
+Reason = Annotated[str, Meta(max_length=REASON_CHARS_MAX)]
+
+
+class Hello(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
+    """The first message of either side: who I am, what I have, what I take.
+
+    ``clock`` is the sender's whole durable clock; ``fingerprints`` maps ``schema.table`` to a digest of its annotations
+    and types. ``boot_id`` differs for every start of the process. ``window_bytes`` is the credit the sender grants for
+    change sets (see :func:`part_bytes`), ``frame_bytes_max`` the largest payload it takes; the peer mesh fills in both.
+    """
+
+    cluster: Cluster
+    node_id: NodeId
+    node_name: Name
+    protocol_min: Count = PROTOCOL_MIN
+    protocol_max: Count = PROTOCOL_MAX
+    clock: Clock = {}
+    fingerprints: Annotated[dict[TableName, Fingerprint], Meta(max_length=FINGERPRINTS_MAX)] = {}
+    boot_id: Annotated[str, Meta(max_length=64)] = ""
+    window_bytes: Count = 0
+    frame_bytes_max: Count = 0
+
+
+class Accept(msgspec.Struct, array_like=True, frozen=True):
+    """The other's Hello is fine; ``protocol`` is the version spoken from now on. The lower node id accepts first."""
+
+    protocol: Count
+
+
+class Refuse(msgspec.Struct, array_like=True, frozen=True):
+    """There will be no link, with the reason and the mend as one line. ``temporary``: try again soon."""
+
+    reason: Reason
+    temporary: bool = False
+
+
+class Goodbye(msgspec.Struct, array_like=True, frozen=True):
+    """The sender closes the link."""
+
+    reason: Reason
+
+
+class Ack(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
+    """``clock`` is the sender's durable clock: on the wire the entries that rose, as an event the whole of it.
+    ``credit_bytes`` may be sent in addition."""
+
+    clock: Clock = {}
+    credit_bytes: Count = 0
+
+
+class Heartbeat(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
+    """An empty change set ``(from_hlc, hlc]`` of the sender, and the times of a round trip.
+
+    The sender committed nothing in that interval, so a receiver whose clock for it is at least ``from_hlc`` may raise
+    it to ``hlc``, and must not otherwise: heartbeats overtake change sets that wait for credit. ``hlc`` 0 tells nothing
+    new. ``sent_ms`` is the sender's wall clock; ``echo_ms`` the ``sent_ms`` of the last heartbeat it received (0: none
+    yet) and ``echo_delay_ms`` how long ago that was.
+    """
+
+    hlc: Hlc = 0
+    from_hlc: Hlc = 0
+    sent_ms: Count = 0
+    echo_ms: Count = 0
+    echo_delay_ms: Count = 0
+
+
+Message = Hello | Accept | Refuse | Goodbye | ChangeSetPart | Ack | Heartbeat
+
+TYPE_CODES: dict[type[Message], int] = {
+    Hello: 1,
+    Accept: 2,
+    Refuse: 3,
+    Goodbye: 4,
+    ChangeSetPart: 5,
+    Ack: 6,
+    Heartbeat: 7,
+}
+_DECODERS = {code: msgspec.msgpack.Decoder(kind) for kind, code in TYPE_CODES.items()}
+_NAMES = {code: kind.__name__ for kind, code in TYPE_CODES.items()}
+_CHANGE_SET_CODE = TYPE_CODES[ChangeSetPart]
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def part_bytes(part: ChangeSetPart) -> int:
+    """The credit one part costs, granted back by the receiver once it is merged: its body plus a fixed overhead."""
+    return len(part.body) + PART_OVERHEAD_BYTES
+
+
+def encode_message(message: Message) -> tuple[int, bytes]:
+    """The frame type and the payload."""
+    return TYPE_CODES[type(message)], _ENCODER.encode(message)
+
+
+def decode_message(type_code: int, payload: bytes) -> Message:
+    """The message of a frame; clocks and contexts are still differences. Raises :class:`ProtocolError`."""
+    decoder = _DECODERS.get(type_code)
+    if decoder is None:
+        raise ProtocolError(f"unknown message type {type_code}", mend="run compatible versions on both nodes")
+    if type_code != _CHANGE_SET_CODE and len(payload) > CONTROL_BYTES_MAX:
+        raise ProtocolError(f"{_NAMES[type_code]} of {len(payload)} bytes, at most {CONTROL_BYTES_MAX} are taken")
+    try:
+        message: Message = decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"malformed {_NAMES[type_code]}: {error}") from None
+    if isinstance(message, ChangeSetPart):
+        check_header(message.header)
+    return message
+
+
+def check_header(header: ChangeSetHeader) -> None:
+    """Raises :class:`ProtocolError` when a number of a change set header is out of its range."""
+    if header.format_version != FORMAT_VERSION:
+        raise ProtocolError(
+            f"change set format version {header.format_version}, this node reads version {FORMAT_VERSION}",
+            mend="run compatible versions on all nodes",
+        )
+    if not 1 <= header.origin <= NODE_ID_MAX:
+        raise ProtocolError(f"change set of node {header.origin}, ids are 1..{NODE_ID_MAX}")
+    if not 0 <= header.from_hlc < header.to_hlc <= HLC_MAX:
+        raise ProtocolError(f"change set covers the empty interval ({header.from_hlc}, {header.to_hlc}]")
+    if not 0 <= header.part < PARTS_MAX:
+        raise ProtocolError(f"change set part {header.part}, at most {PARTS_MAX} are taken")
+    for name, count in (("rows", header.rows), ("transactions", header.transactions), ("ms", header.committed_ms)):
+        if not 0 <= count <= HLC_MAX:
+            raise ProtocolError(f"change set with {count} {name}")
+    if len(header.context) > NODE_ID_MAX:
+        raise ProtocolError(f"change set context of {len(header.context)} nodes, at most {NODE_ID_MAX} exist")
+    for node, hlc in header.context.items():
+        if not (1 <= node <= NODE_ID_MAX and 0 <= hlc <= HLC_MAX):
+            raise ProtocolError(f"change set context has hlc {hlc} of node {node}")
+
+
+def clock_patch(new: Mapping[int, int], base: Mapping[int, int]) -> VersionVector:
+    """What turns ``base`` into ``new``: entries that differ; 0 for one that ``new`` lacks.
+
+    Unlike a join it is exact also when ``new`` is behind ``base`` (a cursor that was set back).
+    """
+    patch = {node: hlc for node, hlc in new.items() if hlc != base.get(node, 0)}
+    for node in base:
+        if node not in new:
+            patch[node] = 0
+    return patch
+
+
+def patched(base: Mapping[int, int], patch: Mapping[int, int]) -> VersionVector:
+    """``base`` with a :func:`clock_patch` applied; entries of hlc 0 are left out."""
+    merged = {**base, **patch}
+    return {node: hlc for node, hlc in merged.items() if hlc}
+
+
+def one_line(text: str) -> str:
+    """Printable, on one line and within :data:`REASON_CHARS_MAX`; for texts that go to or come from a peer."""
+    words = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in words)[:REASON_CHARS_MAX]
