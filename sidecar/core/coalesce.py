@@ -1,0 +1,259 @@
+"""Coalescing: whole local transactions become :class:`LocalChanges`, one entry per row, one value per column.
+
+What a row's entry becomes when a further operation on the same key arrives:
+
+    =======  ===========  ====================  =======
+    held     insert       update                delete
+    =======  ===========  ====================  =======
+    nothing  INSERT       UPDATE (or TOUCH)     DELETE
+    TOUCH    REPLACE      UPDATE (or TOUCH)     DELETE
+    UPDATE   REPLACE      UPDATE                DELETE
+    INSERT   REPLACE      INSERT                DELETE
+    REPLACE  REPLACE      REPLACE               DELETE
+    DELETE   REPLACE      REPLACE               DELETE
+    =======  ===========  ====================  =======
+
+An update that leaves the text image of every replicated column as it was is a TOUCH: it changes the entry's xid and
+nothing else. An update that changes the key is a delete of the old key and an insert of the new one. Inserts into a
+held live row and updates of a held deleted one come from deferrable primary keys only, see :meth:`Coalescer.delete`.
+
+Tuples are kept as decoded and compared once; :mod:`sidecar.core.columnar` makes the columns of them.
+"""
+
+from __future__ import annotations
+
+from operator import ne
+from typing import Any
+
+import msgspec
+
+from sidecar.core.changes import DELETE, INSERT, REPLACE, TOUCH, UPDATE, LocalChanges
+from sidecar.core.columnar import NO_TUPLE, HeldRow, local_changes
+from sidecar.core.counters import Number, counter_delta, counter_sum
+from sidecar.core.pgoutput import UNCHANGED, TupleData
+from sidecar.core.relation_plan import ChangedColumns, RelationPlan
+from sidecar.errors import ProtocolError, SchemaError
+
+__all__ = ["Coalescer", "RelationPlan"]
+
+# Bytes of a held row beside its values: entry, tuples, object headers (measured with tracemalloc).
+ROW_OVERHEAD_BYTES = 600
+
+
+class HeldTable(msgspec.Struct, gc=False, eq=False):
+    """The rows of one table under one layout, by key (one value, or a tuple of values)."""
+
+    plan: RelationPlan
+    rows: dict[Any, HeldRow]
+
+
+class Coalescer:
+    """Collects transactions until :meth:`take`.
+
+    ``rows``, ``bytes`` (approximately held in memory) and ``transactions`` (committed since the last take) are for the
+    caller's bounds. A transaction may be taken in parts: a key then occurs again in a later part.
+    """
+
+    __slots__ = ("_current", "_hlc", "_open", "_tables", "_xid", "bytes", "rows", "transactions")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.bytes = 0
+        self.transactions = 0
+        self._tables: list[HeldTable] = []
+        self._current: dict[RelationPlan, dict[Any, HeldRow]] = {}
+        self._xid = b""
+        self._hlc = b""
+        self._open = False
+
+    def begin(self, xid: int, hlc: int) -> None:
+        """Start a transaction; ``hlc`` must be above those of all transactions before it."""
+        if self._open:
+            raise ProtocolError("a transaction begins before the one before it ended")
+        self._open = True
+        self._xid = b"%d" % xid
+        self._hlc = b"%d" % hlc
+
+    def commit(self) -> None:
+        """End the transaction."""
+        if not self._open:
+            raise ProtocolError("a commit without a transaction")
+        self._open = False
+        self.transactions += 1
+
+    def insert(self, plan: RelationPlan, new: TupleData, size: int = 0) -> None:
+        """A new row. ``size`` is the message's length in bytes, for :attr:`bytes`."""
+        if len(new) != plan.width:
+            plan.learn(bytes(len(new)))
+        try:
+            rows = self._current[plan]
+        except KeyError:
+            rows = self._rows(plan)
+        key = plan.key_of(new)
+        row = rows.get(key)
+        hlc = self._hlc
+        if row is None:
+            rows[key] = HeldRow(INSERT, hlc, self._xid, new, NO_TUPLE, None, hlc)
+            self.rows += 1
+            self.bytes += ROW_OVERHEAD_BYTES + size
+            return
+        old = row.old if row.op is DELETE or row.op is REPLACE else row.new
+        rows[key] = HeldRow(REPLACE, hlc, self._xid, new, old, None, hlc)
+
+    def update(self, plan: RelationPlan, old: TupleData | None, new: TupleData, size: int = 0) -> None:
+        """A changed row, with the whole old row (:class:`SchemaError` without)."""
+        if old is None:
+            raise _no_old_row(plan)
+        if UNCHANGED in new:
+            new = [o if n is UNCHANGED else n for o, n in zip(old, new, strict=False)]
+        pattern = bytes(map(ne, old, new))
+        try:
+            changed = plan.changes[pattern]
+        except KeyError:
+            changed = plan.learn(pattern)
+        if changed.numeric:
+            changed = _without_equal_numbers(plan, changed, pattern, old, new)
+        if changed.key:
+            self.delete(plan, old, size)
+            self.insert(plan, new, size)
+            return
+        try:
+            rows = self._current[plan]
+        except KeyError:
+            rows = self._rows(plan)
+        key = plan.key_of(new)
+        row = rows.get(key)
+        if row is None:
+            rows[key] = HeldRow(TOUCH if changed.touch else UPDATE, self._hlc, self._xid, new, old, changed)
+            self.rows += 1
+            self.bytes += ROW_OVERHEAD_BYTES + size
+            return
+        self._update_held(plan, row, changed, old, new)
+
+    def _update_held(
+        self, plan: RelationPlan, row: HeldRow, changed: ChangedColumns, old: TupleData, new: TupleData
+    ) -> None:
+        hlc = self._hlc
+        row.xid = self._xid
+        if row.op is DELETE:
+            row.op, row.hlc, row.inserted, row.new = REPLACE, hlc, hlc, new
+            return
+        if changed.touch:
+            if row.changed is None:
+                row.new = new
+            return
+        if row.op is TOUCH:
+            row.op, row.hlc, row.old, row.new, row.changed = UPDATE, hlc, old, new, changed
+            return
+        if row.op is UPDATE:
+            values = row.values
+            if values is None:
+                values = row.values = _first_values(plan, row)
+            positions = plan.positions
+            for i in changed.registers:
+                values[i] = new[positions[i]]
+            for i in changed.counters:
+                position = positions[i]
+                delta = counter_delta(old[position], new[position])
+                values[i] = counter_sum(values[i], delta) if i in values else delta
+        hlcs = row.hlcs
+        if hlcs is None:
+            hlcs = row.hlcs = {}
+            if row.changed is not None:
+                hlcs.update(dict.fromkeys(row.changed.columns, row.hlc))
+        for i in changed.columns:
+            hlcs[i] = hlc
+        row.hlc = hlc
+        row.new = new
+        row.changed = None
+
+    def delete(self, plan: RelationPlan, old: TupleData | None, size: int = 0) -> None:
+        """A deleted row, with the whole old row (:class:`SchemaError` without).
+
+        With a deferrable primary key, ``SET id = id + 1`` inserts key 2 (the former 1) before it deletes key 2 (the
+        next row). Then the deleted image differs from the inserted one, and the key's entry is a REPLACE.
+        """
+        if old is None:
+            raise _no_old_row(plan)
+        if len(old) != plan.width:
+            plan.learn(bytes(len(old)))
+        try:
+            rows = self._current[plan]
+        except KeyError:
+            rows = self._rows(plan)
+        key = plan.key_of(old)
+        row = rows.get(key)
+        if row is None:
+            self.rows += 1
+            self.bytes += ROW_OVERHEAD_BYTES + size
+        elif (row.op is INSERT or row.op is REPLACE) and row.new != old:
+            row.op = REPLACE
+            row.old = old
+            return
+        rows[key] = HeldRow(DELETE, self._hlc, self._xid, NO_TUPLE, old)
+
+    def take(self) -> list[LocalChanges]:
+        """What was collected, tables in the order of their first change; afterwards nothing is held.
+
+        A table stands in the list again if its columns changed in between: merge in the list's order.
+        """
+        tables = self._tables
+        self._tables = []
+        self._current = {}
+        self.rows = self.bytes = self.transactions = 0
+        return [local_changes(table.plan, table.rows.values()) for table in tables]
+
+    def _rows(self, plan: RelationPlan) -> dict[Any, HeldRow]:
+        """The rows of a plan seen for the first time since the last take."""
+        table_id = plan.spec.table_id
+        for table in reversed(self._tables):
+            if table.plan.spec.table_id == table_id:
+                if table.plan.same_layout(plan):
+                    self._current[plan] = table.rows
+                    return table.rows
+                break
+        # Another layout of a table that is held already: its rows are left as they are and come first.
+        for other in [p for p in self._current if p.spec.table_id == table_id]:
+            del self._current[other]
+        rows: dict[Any, HeldRow] = {}
+        self._tables.append(HeldTable(plan, rows))
+        self._current[plan] = rows
+        return rows
+
+
+def _no_old_row(plan: RelationPlan) -> SchemaError:
+    return SchemaError(
+        f"{plan.spec.qualified}: a change came without the old row",
+        mend="run sidecar init, which sets REPLICA IDENTITY FULL",
+    )
+
+
+def _first_values(plan: RelationPlan, row: HeldRow) -> dict[int, Any]:
+    """Column index -> new text or delta of an UPDATE held as its tuples."""
+    changed = row.changed
+    if changed is None:
+        raise AssertionError("an update is held as tuples or as values")
+    positions, old, new = plan.positions, row.old, row.new
+    values: dict[int, bytes | Number | None] = {i: new[positions[i]] for i in changed.registers}
+    for i in changed.counters:
+        values[i] = counter_delta(old[positions[i]], new[positions[i]])
+    return values
+
+
+def _without_equal_numbers(
+    plan: RelationPlan, changed: ChangedColumns, pattern: bytes, old: TupleData, new: TupleData
+) -> ChangedColumns:
+    """Take out numeric counters whose text changed and whose number did not; from and to NULL is a change."""
+    equal = []
+    for i in changed.numeric:
+        position = plan.positions[i]
+        before, after = old[position], new[position]
+        if before is not None and after is not None and not counter_delta(before, after):
+            equal.append(position)
+    if not equal:
+        return changed
+    reduced = bytearray(pattern)
+    for position in equal:
+        reduced[position] = 0
+    key = bytes(reduced)
+    return plan.changes.get(key) or plan.learn(key)

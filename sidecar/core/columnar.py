@@ -1,0 +1,303 @@
+"""Held rows of one table to :class:`LocalChanges`: row entries in, array literals out.
+
+Rows are grouped so that all rows of a group assign the same columns. A column of a group is then either NULL
+throughout, which costs one copy of constant text, or filled in every row; loops over rows stay list comprehensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from sidecar.core.arrays import int_array, text_array
+from sidecar.core.changes import DELETE, INSERT, MASK_BITS, REPLACE, TOUCH, UPDATE, LocalChanges, TableChanges
+from sidecar.core.counters import counter_delta, counter_text
+from sidecar.core.pgoutput import TupleData
+from sidecar.core.relation_plan import ChangedColumns, RelationPlan
+from sidecar.errors import SchemaError
+
+
+class HeldRow(msgspec.Struct, gc=False, eq=False):
+    """The entry of one row.
+
+    ``new``: the row as it is now (INSERT, REPLACE, UPDATE, TOUCH). ``old``: the row as the delete saw it (DELETE,
+    REPLACE), or before the update (UPDATE). ``changed`` is set for an UPDATE by one transaction alone; after a second
+    one ``values`` holds column index -> new text or delta. ``hlcs`` holds column index -> hlc of its last write where
+    that is not known from ``inserted`` (INSERT, REPLACE) or ``hlc`` (a single UPDATE).
+    """
+
+    op: bytes
+    hlc: bytes
+    xid: bytes
+    new: TupleData
+    old: TupleData
+    changed: ChangedColumns | None = None
+    inserted: bytes | None = None
+    values: dict[int, Any] | None = None
+    hlcs: dict[int, bytes] | None = None
+
+
+NO_TUPLE: TupleData = []
+
+
+class _Column:
+    """An array literal in the making: bodies (literals without braces) of runs of rows."""
+
+    __slots__ = ("filled", "runs")
+
+    def __init__(self) -> None:
+        self.runs: list[bytes] = []
+        self.filled = False
+
+    def add(self, literal: bytes) -> None:
+        self.runs.append(literal[1:-1])
+        self.filled = True
+
+    def repeat(self, element: bytes, count: int) -> None:
+        self.runs.append((element + b",") * (count - 1) + element)
+        self.filled = True
+
+    def nulls(self, count: int) -> None:
+        self.runs.append(b"NULL," * (count - 1) + b"NULL")
+
+    def literal(self) -> bytes:
+        """``b""`` when every row is NULL."""
+        return b"{" + b",".join(self.runs) + b"}" if self.filled else b""
+
+
+class _Table:
+    """The columns of one :class:`LocalChanges` in the making. ``carried`` are indexes into ``spec.columns``."""
+
+    def __init__(self, plan: RelationPlan, carried: tuple[int, ...]) -> None:
+        self.plan = plan
+        self.carried = carried
+        self.bits = {i: divmod(slot, MASK_BITS) for slot, i in enumerate(carried)}
+        self.rows = 0
+        self.ops, self.hlcs, self.inserted, self.xids, self.images = (_Column() for _ in range(5))
+        self.keys = [_Column() for _ in plan.key_positions]
+        self.masks = [_Column() for _ in range(-(-len(carried) // MASK_BITS))]
+        self.values = [_Column() for _ in carried]
+        self.late = [_Column() for _ in carried]
+        self.old_counters = [_Column() for _ in carried]
+
+    def rows_in(self, rows: Sequence[HeldRow], tuples: Sequence[TupleData], assigned: Sequence[int]) -> None:
+        """What every group has: ops, versions, xids, keys (from ``tuples``) and the masks of its columns."""
+        count = len(rows)
+        self.rows += count
+        self.hlcs.add(int_array([row.hlc for row in rows]))
+        self.xids.add(int_array([row.xid for row in rows]))
+        for column, position in zip(self.keys, self.plan.key_positions, strict=True):
+            column.add(text_array([values[position] for values in tuples]))
+        words = [0] * len(self.masks)
+        for i in assigned:
+            word, bit = self.bits[i]
+            words[word] |= 1 << bit
+        for mask, value in zip(self.masks, words, strict=True):
+            mask.repeat(b"%d" % value, count)
+
+    def changes(self) -> TableChanges:
+        """The shipped part; ``seen`` is empty, it is known to the database only."""
+        spec = self.plan.spec
+        return TableChanges(
+            schema=spec.schema,
+            name=spec.name,
+            key_columns=[c.name for c in spec.key],
+            columns=[spec.columns[i].name for i in self.carried],
+            rows=self.rows,
+            ops=self.ops.literal(),
+            hlcs=self.hlcs.literal(),
+            inserted=self.inserted.literal(),
+            masks=[c.literal() for c in self.masks],
+            keys=[c.literal() for c in self.keys],
+            values=[c.literal() for c in self.values],
+            late=[c.literal() for c in self.late],
+            seen=[b""] * len(self.carried),
+        )
+
+
+def local_changes(plan: RelationPlan, rows: Iterable[HeldRow]) -> LocalChanges:
+    """All rows of one table; at least one."""
+    groups: dict[Any, list[HeldRow]] = {}
+    for row in rows:
+        changed = row.changed
+        group = changed if changed is not None else row.op
+        try:
+            groups[group].append(row)
+        except KeyError:
+            groups[group] = [row]
+    full = groups.pop(INSERT, []) + groups.pop(REPLACE, [])
+    deleted = groups.pop(DELETE, [])
+    merged = groups.pop(UPDATE, [])
+    touched: list[HeldRow] = []
+    for changed in [changed for changed in groups if changed.touch]:
+        touched += groups.pop(changed)
+    table = _Table(plan, _carried(plan, full, deleted, merged, groups))
+    if full:
+        _add_full(table, full)
+    if deleted:
+        _add_deleted(table, deleted)
+    for changed, members in groups.items():
+        _add_updated(table, members, changed.columns)
+    by_columns: dict[tuple[int, ...], list[HeldRow]] = {}
+    for row in merged:
+        by_columns.setdefault(tuple(sorted(row.values or ())), []).append(row)
+    for columns, members in by_columns.items():
+        _add_merged(table, members, columns)
+    shipped = table.changes() if table.rows else None
+    if touched:
+        _add_touched(table, touched)
+    return LocalChanges(
+        table_id=plan.spec.table_id,
+        changes=table.changes() if touched or shipped is None else shipped,
+        xids=table.xids.literal(),
+        images=table.images.literal(),
+        old_counters=[c.literal() for c in table.old_counters],
+        shipped=shipped,
+    )
+
+
+def _carried(
+    plan: RelationPlan,
+    full: Sequence[HeldRow],
+    deleted: Sequence[HeldRow],
+    merged: Sequence[HeldRow],
+    groups: Iterable[Any],
+) -> tuple[int, ...]:
+    """The columns that any row needs, in the specification's order; deleted rows need their counters."""
+    specs = plan.spec.columns
+    if full:
+        return tuple(range(len(specs)))
+    needed: set[int] = set()
+    for changed in groups:
+        needed.update(changed.columns)
+    for row in merged:
+        needed.update(row.values or ())
+    if deleted:
+        needed.update(i for i, column in enumerate(specs) if column.is_counter)
+    return tuple(sorted(needed))
+
+
+def _add_full(table: _Table, rows: list[HeldRow]) -> None:
+    """INSERT and REPLACE rows: every column assigned."""
+    plan, count = table.plan, len(rows)
+    specs = plan.spec.columns
+    tuples = [row.new for row in rows]
+    table.rows_in(rows, tuples, table.carried)
+    table.ops.add(b"{" + b",".join([row.op for row in rows]) + b"}")
+    table.inserted.add(int_array([row.inserted for row in rows]))
+    table.images.nulls(count)
+    replaced = any(row.op is REPLACE for row in rows)
+    revised = any(row.hlcs for row in rows)
+    for slot, i in enumerate(table.carried):
+        position = plan.positions[i]
+        if specs[i].is_counter:
+            table.values[slot].add(
+                int_array([counter_text(counter_delta(None, values[position])) for values in tuples])
+            )
+        else:
+            table.values[slot].add(text_array([values[position] for values in tuples]))
+        late = [_late(row, i) for row in rows] if revised else None
+        _add_sparse(table.late[slot], late, count)
+        old = [row.old[position] if row.op is REPLACE else None for row in rows] if replaced else None
+        _add_sparse(table.old_counters[slot], old if specs[i].is_counter else None, count)
+
+
+def _late(row: HeldRow, column: int) -> bytes | None:
+    """The hlc of the column's last write, if that is not the row's."""
+    own = row.inserted if row.hlcs is None else row.hlcs.get(column, row.inserted)
+    return None if own == row.hlc else own
+
+
+def _add_sparse(column: _Column, values: Sequence[bytes | None] | None, count: int) -> None:
+    if values is None or values.count(None) == count:
+        column.nulls(count)
+    else:
+        column.add(text_array(values))
+
+
+def _add_deleted(table: _Table, rows: list[HeldRow]) -> None:
+    plan, count = table.plan, len(rows)
+    specs = plan.spec.columns
+    tuples = [row.old for row in rows]
+    table.rows_in(rows, tuples, ())
+    table.ops.repeat(DELETE, count)
+    table.inserted.nulls(count)
+    table.images.add(text_array([_image(plan, values) for values in tuples]))
+    for slot, i in enumerate(table.carried):
+        position = plan.positions[i]
+        table.values[slot].nulls(count)
+        table.late[slot].nulls(count)
+        old = [values[position] for values in tuples] if specs[i].is_counter else None
+        _add_sparse(table.old_counters[slot], old, count)
+
+
+def _image(plan: RelationPlan, values: TupleData) -> bytes:
+    """The row as a JSON object of text images, all columns outside the key."""
+    image: dict[str, str | None] = {}
+    for column, position in zip(plan.spec.columns, plan.positions, strict=True):
+        value = values[position]
+        try:
+            image[column.name] = None if value is None else value.decode()
+        except UnicodeDecodeError:
+            raise SchemaError(
+                f"{plan.spec.qualified}: column {column.name!r} holds text that is not UTF-8",
+                mend="use a database whose encoding is not SQL_ASCII",
+            ) from None
+    return msgspec.json.encode(image)
+
+
+def _add_updated(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -> None:
+    """Rows updated by one transaction each, all in the same columns."""
+    plan, count = table.plan, len(rows)
+    specs = plan.spec.columns
+    tuples = [row.new for row in rows]
+    table.rows_in(rows, tuples, columns)
+    _no_delete(table, UPDATE, count)
+    for slot, i in enumerate(table.carried):
+        table.late[slot].nulls(count)
+        position = plan.positions[i]
+        if i not in columns:
+            table.values[slot].nulls(count)
+        elif specs[i].is_counter:
+            deltas = [counter_text(counter_delta(row.old[position], row.new[position])) for row in rows]
+            table.values[slot].add(int_array(deltas))
+        else:
+            table.values[slot].add(text_array([values[position] for values in tuples]))
+
+
+def _add_merged(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -> None:
+    """Rows updated by several transactions, all in the same columns."""
+    specs, count = table.plan.spec.columns, len(rows)
+    table.rows_in(rows, [row.new for row in rows], columns)
+    _no_delete(table, UPDATE, count)
+    for slot, i in enumerate(table.carried):
+        if i not in columns:
+            table.values[slot].nulls(count)
+            table.late[slot].nulls(count)
+            continue
+        values = [(row.values or {})[i] for row in rows]
+        if specs[i].is_counter:
+            table.values[slot].add(int_array([counter_text(value) for value in values]))
+        else:
+            table.values[slot].add(text_array(values))
+        _add_sparse(table.late[slot], [_late(row, i) for row in rows], count)
+
+
+def _add_touched(table: _Table, rows: list[HeldRow]) -> None:
+    count = len(rows)
+    table.rows_in(rows, [row.new for row in rows], ())
+    _no_delete(table, TOUCH, count)
+    for slot in range(len(table.carried)):
+        table.values[slot].nulls(count)
+        table.late[slot].nulls(count)
+
+
+def _no_delete(table: _Table, op: bytes, count: int) -> None:
+    """What UPDATE and TOUCH rows leave NULL, and their op."""
+    table.ops.repeat(op, count)
+    table.inserted.nulls(count)
+    table.images.nulls(count)
+    for column in table.old_counters:
+        column.nulls(count)

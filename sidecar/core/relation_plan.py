@@ -1,0 +1,97 @@
+"""How pgoutput's tuples of one relation map to the key and the columns of a replicated table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import msgspec
+
+from sidecar.core.catalog import TableSpec
+from sidecar.core.pgoutput import Relation, TupleData
+from sidecar.errors import ProtocolError, SchemaError
+
+# Distinct sets of changed columns remembered per table. Applications have a few dozen statements per table; the bound
+# is for the one that updates random columns of a wide table, which then pays for compiling again.
+PATTERNS_MAX = 4096
+
+_INTEGERS = frozenset({"smallint", "integer", "bigint"})
+
+
+class ChangedColumns(msgspec.Struct, gc=False, eq=False, frozen=True):
+    """Which columns an update changed, as indexes into ``spec.columns``. ``numeric``: those counters whose text can
+    change while the number does not (``1.0``, ``1.00``). ``touch``: no replicated column changed."""
+
+    key: bool
+    columns: tuple[int, ...]
+    registers: tuple[int, ...]
+    counters: tuple[int, ...]
+    numeric: tuple[int, ...]
+    touch: bool
+
+
+@dataclass(slots=True, eq=False)
+class RelationPlan:
+    """How the columns of pgoutput's tuples map to a table's key and columns.
+
+    ``key_positions`` and ``positions`` are parallel to ``spec.key`` and ``spec.columns``; ``width`` is the number of
+    columns of a tuple. ``changes`` remembers what each pattern of changed positions means.
+    """
+
+    spec: TableSpec
+    width: int
+    key_positions: tuple[int, ...]
+    positions: tuple[int, ...]
+    key_of: Callable[[TupleData], Any]
+    changes: dict[bytes, ChangedColumns] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, relation: Relation, spec: TableSpec) -> RelationPlan:
+        """Map by name. Columns of the relation that the specification does not know are ignored;
+        :class:`SchemaError` when one of the specification is missing."""
+        place = {column.name: position for position, column in enumerate(relation.columns)}
+        missing = [c.name for c in (*spec.key, *spec.columns) if c.name not in place]
+        if missing:
+            raise SchemaError(
+                f"{spec.qualified}: column {missing[0]!r} is not in the replication stream",
+                mend="run sidecar init, which reads the table's columns again and publishes all of them",
+            )
+        key_positions = tuple(place[c.name] for c in spec.key)
+        return cls(
+            spec=spec,
+            width=len(relation.columns),
+            key_positions=key_positions,
+            positions=tuple(place[c.name] for c in spec.columns),
+            key_of=itemgetter(*key_positions),
+        )
+
+    def same_layout(self, other: RelationPlan) -> bool:
+        """Whether tuples of both plans mean the same; relation messages repeat for many reasons."""
+        return (
+            self.spec == other.spec
+            and self.width == other.width
+            and self.key_positions == other.key_positions
+            and self.positions == other.positions
+        )
+
+    def learn(self, pattern: bytes) -> ChangedColumns:
+        """What changed, where ``pattern`` has one byte per position, 1 for changed."""
+        if len(pattern) != self.width:
+            raise ProtocolError(f"{self.spec.qualified}: a row has {len(pattern)} columns, the relation {self.width}")
+        if len(self.changes) >= PATTERNS_MAX:
+            self.changes.clear()
+        specs = self.spec.columns
+        columns = tuple(i for i, position in enumerate(self.positions) if pattern[position])
+        counters = tuple(i for i in columns if specs[i].is_counter)
+        changed = ChangedColumns(
+            key=any(pattern[position] for position in self.key_positions),
+            columns=columns,
+            registers=tuple(i for i in columns if not specs[i].is_counter),
+            counters=counters,
+            numeric=tuple(i for i in counters if specs[i].base_type not in _INTEGERS),
+            touch=not columns,
+        )
+        self.changes[pattern] = changed
+        return changed
