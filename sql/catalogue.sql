@@ -1,0 +1,146 @@
+-- What pg_catalog says about annotated tables (sidecar/postgres/catalogue.py). One query per kind of fact; %(oids)s is
+-- the list of candidates that read_relations returned.
+
+-- name: read_role
+-- One row about the session's role: name, superuser, bypasses row security.
+SELECT rolname::text, rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user
+
+-- name: read_relations
+-- Every relation that is annotated itself, has an annotated column, or is attached: one row each, by name.
+SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
+       c.relpersistence::text AS persistence, c.relispartition AS is_partition,
+       EXISTS (SELECT FROM pg_inherits AS h WHERE c.oid IN (h.inhrelid, h.inhparent)) AS inherits,
+       c.relreplident::text AS replica_identity,
+       c.relrowsecurity AND c.relforcerowsecurity AS forces_row_security,
+       d.description AS comment,
+       pg_get_userbyid(c.relowner)::text AS owner,
+       pg_has_role(c.relowner, 'USAGE') AS is_owner,
+       has_schema_privilege(n.oid, 'USAGE') AS may_use_schema,
+       EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
+               WHERE r.prrelid = c.oid AND p.pubname = 'crdt') AS is_published
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_description AS d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+  AND (c.oid = ANY (%(attached)s::oid[])
+       OR c.oid IN (SELECT a.objoid FROM pg_description AS a
+                    WHERE a.objoid >= 16384 AND a.classoid = 'pg_class'::regclass AND a.description ILIKE '%%@crdt%%'))
+ORDER BY n.nspname, c.relname
+
+-- name: read_columns
+-- The columns of the candidates in table order. base_type: domains resolved, without modifier. identity: a always,
+-- d by default. increment: of the sequence that numbers the column, NULL without one.
+WITH RECURSIVE base (type_oid, base_oid) AS (
+    SELECT t.oid, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
+    FROM pg_type AS t
+    WHERE t.oid IN (SELECT atttypid FROM pg_attribute WHERE attrelid = ANY (%(oids)s::oid[]))
+    UNION
+    SELECT b.type_oid, t.typbasetype FROM base AS b JOIN pg_type AS t ON t.oid = b.base_oid WHERE t.typtype = 'd'
+)
+SELECT a.attrelid::int8 AS relation, a.attnum::int4 AS attnum, a.attname::text AS name,
+       format_type(a.atttypid, a.atttypmod) AS type_name,
+       format_type(t.oid, NULL) AS base_type,
+       a.attnotnull OR w.typnotnull AS not_null,
+       a.attgenerated <> '' AS generated,
+       a.attidentity::text AS identity,
+       (SELECT min(q.seqincrement) FROM pg_sequence AS q JOIN pg_depend AS s
+            ON (s.classid = 'pg_class'::regclass AND s.objid = q.seqrelid AND s.refclassid = 'pg_class'::regclass
+                AND s.refobjid = a.attrelid AND s.refobjsubid = a.attnum AND s.deptype = 'i')
+            OR (s.classid = 'pg_attrdef'::regclass AND s.objid = f.oid AND s.refclassid = 'pg_class'::regclass
+                AND s.refobjid = q.seqrelid)) AS increment,
+       coalesce(i.place, 0)::int4 AS key_position,
+       d.description AS comment
+FROM pg_attribute AS a
+JOIN pg_type AS w ON w.oid = a.atttypid
+JOIN base AS b ON b.type_oid = a.atttypid
+JOIN pg_type AS t ON t.oid = b.base_oid AND t.typtype <> 'd'
+LEFT JOIN pg_attrdef AS f ON f.adrelid = a.attrelid AND f.adnum = a.attnum AND a.attgenerated = ''
+LEFT JOIN LATERAL (
+    SELECT k.place FROM pg_index AS x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+    WHERE x.indrelid = a.attrelid AND x.indisprimary AND k.attnum = a.attnum AND k.place <= x.indnkeyatts
+) AS i ON true
+LEFT JOIN pg_description AS d ON d.objoid = a.attrelid AND d.classoid = 'pg_class'::regclass AND d.objsubid = a.attnum
+WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum
+
+-- name: read_indexes
+-- Primary keys, secondary unique indexes and exclusion constraints of the candidates. columns: the key columns, and for
+-- an expression or a predicate every column it mentions.
+SELECT x.indrelid::int8 AS relation, c.relname::text AS name, x.indisprimary AS is_primary, x.indimmediate AS immediate,
+       x.indisexclusion AS is_exclusion,
+       (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute AS a
+        WHERE a.attrelid = x.indrelid AND a.attnum > 0
+          AND (a.attnum IN (SELECT k.attnum FROM unnest(x.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+                            WHERE k.place <= x.indnkeyatts)
+               OR ((x.indexprs IS NOT NULL OR x.indpred IS NOT NULL) AND a.attnum IN (
+                       SELECT d.refobjsubid FROM pg_depend AS d
+                       WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid
+                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = x.indrelid)))) AS columns
+FROM pg_index AS x
+JOIN pg_class AS c ON c.oid = x.indexrelid
+WHERE x.indrelid = ANY (%(oids)s::oid[]) AND (x.indisunique OR x.indisexclusion) AND x.indislive
+ORDER BY x.indrelid, c.relname
+
+-- name: read_foreign_keys
+-- Foreign keys of the candidates: relation, name, referenced table.
+SELECT o.conrelid::int8 AS relation, o.conname::text AS name, n.nspname || '.' || c.relname AS referenced
+FROM pg_constraint AS o
+JOIN pg_class AS c ON c.oid = o.confrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE o.conrelid = ANY (%(oids)s::oid[]) AND o.contype = 'f'
+ORDER BY o.conrelid, o.conname
+
+-- name: read_triggers
+-- User triggers of the candidates; enabled: O origin, A always, R replica, D disabled.
+SELECT t.tgrelid::int8 AS relation, t.tgname::text AS name, t.tgenabled::text AS enabled
+FROM pg_trigger AS t
+WHERE t.tgrelid = ANY (%(oids)s::oid[]) AND NOT t.tgisinternal
+ORDER BY t.tgrelid, t.tgname
+
+-- name: has_state
+-- Whether the sidecar's schema is there (one boolean).
+SELECT to_regclass('crdt_state.replicated_column') IS NOT NULL
+
+-- name: read_attached
+-- The tables in force: id, names and relation as recorded, row rule, fingerprint.
+SELECT t.table_id, t.schema_name::text AS schema, t.table_name::text AS name, t.relation_oid::int8 AS relation,
+       t.row_rule, t.fingerprint
+FROM crdt_state.replicated_table AS t
+WHERE t.detached IS NULL
+ORDER BY t.table_id
+
+-- name: read_attached_columns
+-- Their columns: what is in force.
+SELECT c.table_id, c.attnum::int4 AS attnum, c.column_name::text AS name, c.type_name, c.crdt, c.argument
+FROM crdt_state.replicated_column AS c
+JOIN crdt_state.replicated_table AS t USING (table_id)
+WHERE t.detached IS NULL
+ORDER BY c.table_id, c.attnum
+
+-- name: read_version
+-- One text that changes whenever something changes that attaching looks at. Cheap: index scans over annotated relations.
+WITH annotated AS (
+    SELECT d.objoid AS oid FROM pg_description AS d
+    WHERE d.objoid >= 16384 AND d.classoid = 'pg_class'::regclass AND d.description ILIKE '%@crdt%'
+    UNION
+    SELECT r.prrelid FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid WHERE p.pubname = 'crdt'
+)
+SELECT md5(coalesce(string_agg(
+    concat_ws(' ', c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident, c.relispartition, c.relowner,
+        c.relforcerowsecurity, c.relhastriggers,
+        EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
+                WHERE r.prrelid = c.oid AND p.pubname = 'crdt'),
+        (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated,
+                    a.attidentity, a.atthasdef, a.attisdropped), ';' ORDER BY a.attnum)
+         FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0),
+        (SELECT string_agg(concat_ws(',', d.objsubid, d.description), ';' ORDER BY d.objsubid)
+         FROM pg_description AS d
+         WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.description ILIKE '%@crdt%'),
+        (SELECT string_agg(concat_ws(',', x.indexrelid, x.indkey, x.indisunique, x.indisprimary, x.indimmediate, x.indislive),
+                    ';' ORDER BY x.indexrelid)
+         FROM pg_index AS x WHERE x.indrelid = c.oid)
+    ), E'\n' ORDER BY c.oid), ''))
+FROM annotated
+JOIN pg_class AS c ON c.oid = annotated.oid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
