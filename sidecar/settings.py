@@ -70,7 +70,7 @@ class NodeSettings(_Section):
 
     name: Annotated[NodeName, Field(description="unique in the cluster")]
     id: Annotated[int, Field(ge=1, le=1023, description="unique in the cluster; breaks ties of equal hlc")]
-    dsn: Annotated[Dsn, Field(description="the database beside this sidecar")]
+    dsn: Annotated[Dsn, Field(repr=False, description="the database beside this sidecar; may hold a password")]
     listen: Annotated[Address, Field(description="where peers connect")] = "127.0.0.1:7101"
     cluster: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$", description="nodes of different clusters refuse each other")
@@ -360,7 +360,10 @@ def load(path: Path) -> Settings:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise ConfigurationError(lines[0] + more, mend="see the README's configuration section") from None
     except SettingsError as error:
-        raise ConfigurationError(f"environment: {error}", mend="give a whole section as JSON") from None
+        # The library names the field only, and keeps the text out of its message.
+        section = re.sub(r'.*field "(\w+)".*', r"\1", str(error), flags=re.DOTALL)
+        name = _variable_of(section) or "environment"
+        raise ConfigurationError(f"{name}: is not valid JSON", mend="a whole section is given as JSON") from None
     except ValueError as error:
         raise ConfigurationError(f"{path}: {error}") from None
     for key, file in settings.tls.model_dump().items() if settings.tls else ():

@@ -29,6 +29,9 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shells' convention
 # Without a terminal there is no width to fit; wide enough that a table's rows stay whole in a log file.
 WIDTH_WITHOUT_TERMINAL = 200
 
+# A table cell; --json has values whole.
+VALUE_CHARACTERS_MAX = 60
+
 ConfigOption = Annotated[
     Path,
     typer.Option("--config", "-c", metavar="FILE", envvar="SIDECAR_CONFIG", help="The node's TOML file."),
@@ -75,8 +78,39 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for column in columns:
         out.add_column(column, overflow="fold")
     for row in rows:
-        out.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+        out.add_row(*(Text("-" if cell is None else _printable(str(cell))) for cell in row))
     return out
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def shortened(text: str) -> str:
+    """One printable piece of at most VALUE_CHARACTERS_MAX characters: values come from users' tables, and a terminal
+    obeys escape sequences."""
+    plain = _printable(text[: VALUE_CHARACTERS_MAX + 1])
+    return plain if len(plain) <= VALUE_CHARACTERS_MAX else plain[: VALUE_CHARACTERS_MAX - 1] + "…"
+
+
+def size(count: int | None) -> str:
+    """Bytes for people."""
+    if count is None:
+        return "-"
+    for unit, length in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
+        if count >= length:
+            return f"{count / length:.1f} {unit}"
+    return f"{count} B"
+
+
+def age(milliseconds: float | None) -> str:
+    """A time span for people."""
+    if milliseconds is None:
+        return "-"
+    for unit, length in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
+        if abs(milliseconds) >= length:
+            return f"{milliseconds / length:.1f} {unit}"
+    return f"{milliseconds:.1f} ms"
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:

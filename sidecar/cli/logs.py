@@ -63,6 +63,8 @@ def configure(level: LogLevel, form: LogFormat, *, node: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+    # Its notes on its own start and end would read like the node's.
+    logging.getLogger("uvicorn").setLevel(max(number, logging.WARNING))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sidecar import __version__
-from sidecar.cli import check, console, init
+from sidecar.cli import annotate, check, conflicts, console, init, status
 from sidecar.cli import run as run_command
 
 # The command line library's errors share a class that it exports only through its subclasses.
@@ -30,7 +30,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True, epilog="Example: sidecar demo")
+@app.callback(invoke_without_command=True, epilog="Example: sidecar init -c node.toml && sidecar run -c node.toml")
 def _sidecar(
     context: typer.Context,
     version: Annotated[
@@ -43,9 +43,13 @@ def _sidecar(
         raise typer.Exit(console.EXIT_USAGE)
 
 
-app.command("init", epilog="Example: sidecar init -c node.toml")(init.command)
+# In the order in which a new user needs them.
 app.command("check", epilog="Example: sidecar check public -c node.toml")(check.command)
+app.command("annotate", epilog="Example: sidecar annotate schema.sql")(annotate.command)
+app.command("init", epilog="Example: sidecar init -c node.toml")(init.command)
 app.command("run", epilog="Example: sidecar run -c node.toml --log-level debug")(run_command.command)
+app.command("status", epilog="Example: sidecar status -c node.toml")(status.command)
+app.command("conflicts", epilog="Example: sidecar conflicts --since 1h -c node.toml")(conflicts.command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

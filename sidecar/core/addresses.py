@@ -19,6 +19,11 @@ def redact_dsn(dsn: str) -> str:
     return _KEYWORD_PASSWORD.sub(r"\1***", _URI_PASSWORD.sub(r"\1:***@", dsn))
 
 
+def is_duration(text: str) -> bool:
+    """Whether :func:`duration_ms` reads the text."""
+    return _DURATION.match(text) is not None
+
+
 def duration_ms(text: str) -> int:
     """Milliseconds of ``500ms``, ``1.5s``, ``10m``, ``1h`` or ``7d``; raises ValueError."""
     match = _DURATION.match(text)
