@@ -189,6 +189,15 @@ def parse_table_comment(text: str | None) -> TableAnnotation | None:
     return TableAnnotation(rule, found.start)
 
 
+def annotation_words(text: str | None) -> str | None:
+    """What the annotation's parentheses hold: ``""`` for a bare ``@crdt``, ``None`` without an annotation.
+
+    Unknown words pass; a broken annotation raises :class:`AnnotationError`.
+    """
+    found = _find(text or "")
+    return None if found is None else (found.body or "").strip()
+
+
 def check_column(
     annotation: ColumnAnnotation | str, base_type: str, *, table: str = "", column: str = "", is_key: bool = False
 ) -> None:
