@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, overload
 
 from sidecar.errors import SidecarError
 
@@ -20,13 +20,33 @@ class DeadlineError(SidecarError, AssertionError):
     """A condition did not hold in time; a failed assertion to a test."""
 
 
+@overload
 async def wait_until(
-    condition: Callable[[], T | Awaitable[T]],
+    condition: Callable[[], Awaitable[T]],
+    deadline_s: float,
+    what: str,
+    *,
+    tolerate: tuple[type[Exception], ...] = ...,
+) -> T: ...
+
+
+@overload
+async def wait_until(
+    condition: Callable[[], T],
+    deadline_s: float,
+    what: str,
+    *,
+    tolerate: tuple[type[Exception], ...] = ...,
+) -> T: ...
+
+
+async def wait_until(
+    condition: Callable[[], Any],
     deadline_s: float,
     what: str,
     *,
     tolerate: tuple[type[Exception], ...] = (),
-) -> T:
+) -> Any:
     """Poll ``condition`` (plain or async) until it returns something true, and return that.
 
     Raises :class:`DeadlineError`, which names ``what`` was awaited and what was seen last. Exceptions of the condition
@@ -42,7 +62,7 @@ async def wait_until(
             seen = error
         else:
             if seen:
-                return cast(T, seen)
+                return seen
         if time.monotonic() > deadline:
             raise DeadlineError(f"{what} did not happen within {deadline_s:g} s; seen last: {seen!r}")
         await asyncio.sleep(pause_ms / 1000)
