@@ -15,8 +15,8 @@ from sidecar.core.changes import MASK_BITS, TableChanges
 from sidecar.errors import ProtocolError
 
 COMPRESSION_LEVEL = 1
-"""zstd level. On change sets of 8-column rows, level 3 makes bodies a few percent smaller and costs up to twice the
-time, which capture pays for every change."""
+"""zstd level. On parts of 10,000 rows, level 3 made bodies 1 to 3 percent smaller and took twice as long (7 instead of 3
+ms for 1.4 MB), which capture pays for every change."""
 
 BODY_EXPANSION_MAX = 8
 """Decompressed bytes of a body per byte of ``frame_bytes_max``. A part is bounded by batch_bytes_max before it is

@@ -1,0 +1,46 @@
+"""What the links need of the node above them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from sidecar.core.changes import ChangeSetPart
+from sidecar.core.wire.messages import Heartbeat, Hello
+
+if TYPE_CHECKING:
+    from sidecar.peers.link import Link
+
+
+class PeerHandler(Protocol):
+    """Implemented by the node. For one link the calls come in this order: ``connected``, then any number of ``receive``
+    (one at a time), ``heartbeat`` and ``acknowledged``, then ``disconnected`` once. A peer has at most one link: the
+    ``disconnected`` of the older one is over before the ``connected`` of the next.
+    """
+
+    def hello(self) -> Hello:
+        """The node's present Hello with its durable clock; the mesh fills in window_bytes and frame_bytes_max."""
+        ...
+
+    async def connected(self, link: Link, hello: Hello) -> None:
+        """Both sides accepted; ``hello.clock`` is where the peer stands. Start the sending task here and return:
+        nothing is read from the link until then, and it is cut after ``timing.link_silent_ms``."""
+        ...
+
+    async def receive(self, link: Link, part: ChangeSetPart) -> None:
+        """Queue a part. While this waits, no further part is delivered, but heartbeats and acknowledgements are. Grant
+        ``part_bytes(part)`` on the same link once it is merged or dropped. Cancelled when the link ends meanwhile; a
+        :class:`~sidecar.errors.ProtocolError` cuts the link."""
+        ...
+
+    def heartbeat(self, link: Link, heartbeat: Heartbeat) -> None:
+        """The empty change set ``(from_hlc, hlc]`` of the peer; it may overtake parts, so compare ``from_hlc`` with the
+        own clock. ``link.state`` has the fresh round trip and clock offset."""
+        ...
+
+    def acknowledged(self, link: Link, clock: dict[int, int]) -> None:
+        """The peer's whole durable clock as known now."""
+        ...
+
+    def disconnected(self, link: Link, error: Exception | None) -> None:
+        """The link is gone; None when either side closed it in order."""
+        ...

@@ -1,0 +1,130 @@
+"""From a fresh connection to two accepted Hellos, and which of several connections to a peer becomes its link."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from sidecar.core.wire.greeting import Choice, Standing, choose, judge_hello
+from sidecar.core.wire.messages import Accept, Goodbye, Hello, Message, Refuse, one_line
+from sidecar.errors import LinkRefusedError, ProtocolError, TransientError
+from sidecar.peers.connection import Connection
+from sidecar.peers.link import Link
+from sidecar.peers.status import PeerState
+from sidecar.peers.tls import check_certificate
+
+
+class DuplicateLinkError(TransientError):
+    """The peer is linked by another connection already; nothing is wrong."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """The place for the one link to a peer. ``holder``: the connection whose handshake may fill it at present."""
+
+    state: PeerState
+    configured: bool
+    link: Link | None = None
+    holder: Connection | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def free(self) -> bool:
+        """Neither a link nor a handshake."""
+        return self.link is None and self.holder is None
+
+    def notify(self) -> None:
+        """Wake everybody in :meth:`until`."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until the condition holds, looked at after every change."""
+        while not condition():
+            await self._changed.wait()
+
+    def release(self, connection: Connection) -> None:
+        """The handshake of this connection is over, if it was the one that counts."""
+        if self.holder is connection:
+            self.holder = None
+            self.notify()
+
+
+async def greet(
+    connection: Connection, own: Callable[[], Hello], expected_name: str | None, known: Collection[str], *, tls: bool
+) -> Hello:
+    """Exchange and judge the Hellos; the peer's Hello.
+
+    The dialler speaks first, so that a stranger on the port hears nothing. Raises :class:`LinkRefusedError` when either
+    side refuses (after telling the peer), :class:`ProtocolError` for garbage, :class:`TransientError` for a lost
+    connection.
+    """
+    if connection.dialled:
+        if tls and expected_name is not None:
+            check_certificate(connection.writer, expected_name)
+        connection.write(own())
+    message = await connection.read()
+    if not isinstance(message, Hello):
+        raise refusal(message)
+    if not connection.dialled:
+        connection.write(own())
+    said = connection.session.own
+    assert said is not None
+    try:
+        judge_hello(said, message, expected_name, known)
+        if tls:
+            check_certificate(connection.writer, message.node_name)
+    except LinkRefusedError as error:
+        connection.write(Refuse(one_line(error.line())))
+        raise
+    return message
+
+
+async def settle(connection: Connection, slot: Slot) -> None:
+    """Both sides accept, or raise like :func:`greet`. At the end an older link of the slot is gone.
+
+    The lower id decides: it takes one connection at a time, its own dial first, and accepts or refuses. The other
+    follows, giving up its older link when the lower id accepted a new connection.
+    """
+    session = connection.session
+    assert session.own is not None
+    assert session.peer is not None
+    decides = session.own.node_id < session.peer.node_id
+    if decides:
+        await _choose(connection, slot, session.peer)
+        connection.write(session.accept())
+    answer = await connection.read()
+    if not isinstance(answer, Accept):
+        raise refusal(answer)
+    if not decides:
+        await _give_up(slot)
+        connection.write(session.accept())
+
+
+async def _choose(connection: Connection, slot: Slot, peer: Hello) -> None:
+    if not connection.dialled:
+        await slot.until(lambda: slot.holder is None)
+        slot.holder = connection
+    link = slot.link
+    standing = Standing(link.hello.boot_id, link.dialled) if link is not None and link.is_open else None
+    if choose(standing, peer.boot_id, dialled=connection.dialled) is Choice.DUPLICATE:
+        connection.write(Refuse("there is a link already", temporary=True))
+        raise DuplicateLinkError(f"{peer.node_name} is linked already")
+    await _give_up(slot)
+
+
+async def _give_up(slot: Slot) -> None:
+    if slot.link is not None:
+        slot.link.close("replaced by a newer connection")
+        await slot.until(lambda: slot.link is None)
+
+
+def refusal(message: Message) -> LinkRefusedError | TransientError | ProtocolError:
+    """The error for a message that came instead of a Hello or an Accept."""
+    if isinstance(message, Refuse):
+        text = f"refused by the peer: {one_line(message.reason)}"
+        return TransientError(text) if message.temporary else LinkRefusedError(text)
+    if isinstance(message, Goodbye):
+        return TransientError(f"the peer closed the connection: {one_line(message.reason)}")
+    return ProtocolError(f"unexpected {type(message).__name__} in the handshake")
