@@ -142,7 +142,7 @@ def where(parameters: dict[str, Any]) -> str:
     return f"{host}:{port}/{parameters.get('dbname') or parameters.get('user') or ''}".rstrip("/")
 
 
-def connect_error(error: psycopg.Error, parameters: dict[str, Any], *, waiting: bool = False) -> SidecarError:
+def connect_error(error: Exception, parameters: dict[str, Any], *, waiting: bool = False) -> SidecarError:
     """The one readable line of a failed connection attempt; never shows the password."""
     text = " ".join(str(error).split())
     password = str(parameters.get("password") or "")

@@ -97,12 +97,15 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class AttachedColumn:
+    """A column in force, as recorded. ``key_position`` counts from 1, 0 outside the key."""
+
     table_id: int
     attnum: int
     name: str
     type_name: str
     crdt: str
     argument: str | None
+    key_position: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ VERSION_MIN = 140000
 """PostgreSQL 14: the first with logical messages in pgoutput, by which the sidecar's own transactions are told."""
 
 SENDER_TIMEOUT_MS_MIN = 30_000
-"""The sidecar reports at least every 10 s (timing.status_interval_ms); below three reports one delay cuts the stream."""
+"""The sidecar reports at least every 10 s (timing.status_interval_ms): below three reports a delay cuts the stream."""
 
 _SQL = load("server_check")
 
@@ -60,9 +60,8 @@ async def check_server(conn: psycopg.AsyncConnection[Any]) -> list[Problem]:
 
 async def _may_set_replica_role(conn: psycopg.AsyncConnection[Any]) -> bool:
     try:
-        async with conn.transaction():
+        async with conn.transaction(force_rollback=True):
             await conn.execute(_SQL["try_replica_role"])
-            raise psycopg.Rollback
     except psycopg.errors.InsufficientPrivilege:
         return False
     return True
@@ -75,7 +74,7 @@ def judge(server: Server, may_set_replica_role: bool) -> list[Problem]:
         problems.append(
             Problem(
                 "advice",
-                f"role {server.role!r} may not set session_replication_role: triggers and foreign keys act when merging",
+                f"role {server.role!r} may not set session_replication_role: triggers and foreign keys act on merges",
                 "GRANT SET ON PARAMETER session_replication_role (PostgreSQL 15+), if that is not wanted",
             )
         )
@@ -83,7 +82,7 @@ def judge(server: Server, may_set_replica_role: bool) -> list[Problem]:
         problems.append(
             Problem(
                 "advice",
-                f"role {server.role!r} may not use replication origins: merged changes are decoded once more and dropped",
+                f"role {server.role!r} may not use replication origins: merged changes are decoded and then dropped",
                 "nothing has to be done; a superuser may GRANT EXECUTE on the pg_replication_origin_* functions",
             )
         )

@@ -1,0 +1,188 @@
+"""Attaching a database: schema, node, publication, slot, position, tables. Everything is idempotent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import errors as pg_errors
+
+from sidecar.core.catalog import TableSpec
+from sidecar.errors import ConfigurationError, FatalError
+from sidecar.postgres.admin import own_transaction
+from sidecar.postgres.migrations import LOCK_KEY, migrate
+from sidecar.postgres.problem import Problem, errors
+from sidecar.postgres.server_check import check_server
+from sidecar.postgres.statements import load
+from sidecar.postgres.table_attach import AttachResult, attach_tables
+from sidecar.settings import NodeSettings, Settings
+
+__all__ = ["AttachResult", "InitReport", "attach_tables", "initialise", "slot_name"]
+
+PUBLICATION = "crdt"
+
+INIT_TRIES = 50
+"""Tries on a busy table while a person watches: 50 waits of 0.1 s with pauses of 0.2 s, some 15 s."""
+
+_SQL = load("attach")
+_MIGRATION_SQL = load("migrations")
+
+Connection = psycopg.AsyncConnection[Any]
+Progress = Callable[[str], None]
+
+
+def slot_name(node_id: int) -> str:
+    """The replication slot of a node; slot names are unique in a whole server."""
+    return f"sidecar_{node_id}"
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What :func:`initialise` found and did. ``problems`` are those of the server and of the schema."""
+
+    migrations: list[str]
+    node_created: bool
+    publication_created: bool
+    slot: str
+    slot_created: bool
+    tables: tuple[TableSpec, ...]
+    attached: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    detached: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    version: str = ""
+
+
+async def initialise(conn: Connection, settings: Settings, *, progress: Progress | None = None) -> InitReport:
+    """Do all of it; a second call changes nothing. The connection must be idle and not behind a transaction pooler.
+
+    Raises :class:`ConfigurationError` when the server cannot carry a sidecar or the database belongs to another node,
+    :class:`FatalError` when the slot is lost. ``progress`` gets one line per step that did something or may take long.
+    """
+    say = progress or (lambda line: None)
+    findings = await check_server(conn)
+    refused = errors(findings)
+    if refused:
+        more = f" (and {len(refused) - 1} more: sidecar check)" if len(refused) > 1 else ""
+        raise ConfigurationError(refused[0].message + more, mend=refused[0].mend)
+    applied = await migrate(conn)
+    for name in applied:
+        say(f"migration {name} applied")
+    node_created = await _claim(conn, settings.node)
+    publication_created = await _ensure_publication(conn)
+    if publication_created:
+        say(f"publication {PUBLICATION} created")
+    slot = slot_name(settings.node.id)
+    slot_created = await _ensure_slot(conn, slot, say)
+    result = await attach_tables(conn, settings, tries=INIT_TRIES)
+    for table in result.attached:
+        say(f"table {table} attached")
+    return InitReport(
+        migrations=applied,
+        node_created=node_created,
+        publication_created=publication_created,
+        slot=slot,
+        slot_created=slot_created,
+        tables=result.tables,
+        attached=result.attached,
+        changed=result.changed,
+        detached=result.detached,
+        problems=[*findings, *result.problems],
+        version=result.version,
+    )
+
+
+async def _claim(conn: Connection, node: NodeSettings) -> bool:
+    """The node row; returns whether it is new."""
+    async with own_transaction(conn):
+        inserted = await conn.execute(_SQL["insert_node"], {"id": node.id, "name": node.name, "cluster": node.cluster})
+        row = await (await conn.execute(_SQL["read_node"])).fetchone()
+        assert row is not None
+        owner = (row[0], row[1], row[2])
+        if owner != (node.id, node.name, node.cluster):
+            raise ConfigurationError(
+                f"this database belongs to node {owner[1]!r} (id {owner[0]}) of cluster {owner[2]!r}, "
+                f"not to {node.name!r} (id {node.id}) of cluster {node.cluster!r}",
+                mend="correct name, id and cluster in [node], or name another database in its dsn",
+            )
+        await conn.execute(_SQL["insert_clock"], {"id": node.id})
+    return inserted.rowcount == 1
+
+
+async def _ensure_publication(conn: Connection) -> bool:
+    """The publication, owned by this role and publishing every kind of change; returns whether it is new."""
+    async with own_transaction(conn):
+        await conn.execute(_MIGRATION_SQL["lock"], (LOCK_KEY,))
+        row = await (await conn.execute(_SQL["read_publication"])).fetchone()
+        if row is None:
+            await conn.execute(_SQL["create_publication"])
+            return True
+        is_owner, all_tables, publishes_all = row
+        if not is_owner:
+            raise ConfigurationError(
+                f"publication {PUBLICATION} belongs to another role", mend="ALTER PUBLICATION crdt OWNER TO this role"
+            )
+        if all_tables:
+            raise ConfigurationError(
+                f"publication {PUBLICATION} exists FOR ALL TABLES",
+                mend="DROP PUBLICATION crdt; sidecar init makes it anew",
+            )
+        if not publishes_all:
+            await conn.execute(_SQL["widen_publication"])
+    return False
+
+
+async def _ensure_slot(conn: Connection, slot: str, say: Progress) -> bool:
+    """Slot and position; returns whether they are new. A slot without a position is left over from an init that was cut
+    short: nothing was captured through it, so it is made anew."""
+    async with conn.transaction():
+        position = await (await conn.execute(_SQL["read_position"])).fetchone()
+        name = slot if position is None else str(position[0])
+        found = await (await conn.execute(_SQL["read_slot"], (name,))).fetchone()
+    if position is not None:
+        _require_slot(name, str(position[1]), found)
+        return False
+    if found is not None:
+        database, is_here, _, active, _ = found
+        if not is_here:
+            raise ConfigurationError(
+                f"replication slot {name} is taken by database {database!r} on the same server",
+                mend="give this node another id; slots are shared by all databases of a server",
+            )
+        if active:
+            raise ConfigurationError(
+                f"replication slot {name} is being read by another process", mend="stop the other sidecar"
+            )
+        async with conn.transaction():
+            await conn.execute(_SQL["drop_slot"], (name,))
+    say(f"creating replication slot {name}: waits for transactions that are open now")
+    try:
+        async with conn.transaction():
+            row = await (await conn.execute(_SQL["create_slot"], (name,))).fetchone()
+    except pg_errors.DuplicateObject:
+        raise ConfigurationError(
+            f"replication slot {name} was created by another process just now", mend="run one sidecar init at a time"
+        ) from None
+    assert row is not None
+    async with own_transaction(conn):
+        await conn.execute(_SQL["insert_position"], (name, row[0]))
+    return True
+
+
+def _require_slot(name: str, captured: str, found: tuple[Any, ...] | None) -> None:
+    mend = (
+        "changes made since then cannot be decoded any more: make a new database from another node's data, "
+        "and attach it with sidecar init"
+    )
+    if found is None:
+        raise FatalError(f"slot lost: replication slot {name} is gone (captured up to {captured})", mend=mend)
+    _, is_here, plugin, _, lost = found
+    if not is_here or plugin != "pgoutput":
+        raise FatalError(f"slot lost: {name} is now the slot of something else (captured up to {captured})", mend=mend)
+    if lost:
+        raise FatalError(
+            f"slot lost: the server removed WAL that {name} still needed (captured up to {captured})",
+            mend=mend + "; a larger max_slot_wal_keep_size lets a sidecar be away longer",
+        )

@@ -1,0 +1,83 @@
+-- Attaching a database and its tables (sidecar/postgres/attach.py, table_attach.py).
+
+-- name: insert_node
+-- Only at first; the clock starts at the wall clock's time.
+INSERT INTO crdt_state.node (id, name, cluster, hlc)
+VALUES (%(id)s, %(name)s, %(cluster)s, (extract(epoch FROM clock_timestamp()) * 1000)::int8 << 16)
+ON CONFLICT (singleton) DO NOTHING
+
+-- name: read_node
+-- id, name, cluster of the node this database belongs to.
+SELECT id, name, cluster FROM crdt_state.node
+
+-- name: insert_clock
+-- This node's own entry, only at first.
+INSERT INTO crdt_state.clock (node, hlc) VALUES (%(id)s, 0) ON CONFLICT (node) DO NOTHING
+
+-- name: read_publication
+-- is_owner, all tables, publishes every kind of change; no row when there is none.
+SELECT pg_has_role(pubowner, 'USAGE'), puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate
+FROM pg_publication WHERE pubname = 'crdt'
+
+-- name: create_publication
+-- Empty; tables are added when they are attached.
+CREATE PUBLICATION crdt WITH (publish = 'insert, update, delete, truncate')
+
+-- name: widen_publication
+-- Every kind of change.
+ALTER PUBLICATION crdt SET (publish = 'insert, update, delete, truncate')
+
+-- name: read_position
+-- The slot and the LSN up to which changes are durably captured; no row before the first init.
+SELECT slot, lsn::text FROM crdt_state.position
+
+-- name: read_slot
+-- database, is this database, plugin, active, lost; no row when there is none.
+SELECT coalesce(database::text, ''), coalesce(database = current_database(), false), coalesce(plugin::text, ''), active,
+       coalesce(wal_status, '') = 'lost'
+FROM pg_replication_slots WHERE slot_name = %s
+
+-- name: create_slot
+-- Returns the LSN from which changes are decoded. Must be alone in its transaction.
+SELECT lsn::text FROM pg_create_logical_replication_slot(%s, 'pgoutput', false)
+
+-- name: drop_slot
+-- Of an init that was cut short.
+SELECT pg_drop_replication_slot(%s)
+
+-- name: insert_position
+-- Parameters: slot, lsn.
+INSERT INTO crdt_state.position (slot, lsn) VALUES (%s, %s::pg_lsn)
+
+-- name: is_attached
+-- Whether the relation is in force (one boolean).
+SELECT EXISTS (SELECT FROM crdt_state.replicated_table WHERE relation_oid = %s AND detached IS NULL)
+
+-- name: read_detached
+-- Table ids of earlier attachments of the same name, whose state tables can go.
+SELECT table_id FROM crdt_state.replicated_table
+WHERE schema_name = %s AND table_name = %s AND detached IS NOT NULL
+
+-- name: insert_table
+-- Returns the table id.
+INSERT INTO crdt_state.replicated_table (schema_name, table_name, relation_oid, row_rule, fingerprint)
+VALUES (%(schema)s, %(name)s, %(relation)s, %(row_rule)s, '') RETURNING table_id
+
+-- name: update_table
+-- After a change: names, row rule and fingerprint in force.
+UPDATE crdt_state.replicated_table
+SET schema_name = %(schema)s, table_name = %(name)s, row_rule = %(row_rule)s, fingerprint = %(fingerprint)s
+WHERE table_id = %(table_id)s
+
+-- name: detach_table
+-- The row stays for the records that name the table.
+UPDATE crdt_state.replicated_table SET detached = now() WHERE table_id = %s AND detached IS NULL
+
+-- name: delete_columns
+-- All columns of a table; they are written anew from the spec in force.
+DELETE FROM crdt_state.replicated_column WHERE table_id = %s
+
+-- name: insert_column
+-- One column in force.
+INSERT INTO crdt_state.replicated_column (table_id, attnum, column_name, type_name, crdt, argument, key_position)
+VALUES (%(table_id)s, %(attnum)s, %(name)s, %(type_name)s, %(crdt)s, %(argument)s, %(key_position)s)
