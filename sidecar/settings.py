@@ -345,7 +345,7 @@ def load(path: Path) -> Settings:
         if key not in known:
             raise ConfigurationError(f"{path}: unknown section or key {key!r}", mend=f"known: {', '.join(known)}")
     for name in environment_names():
-        section, delimiter, _ = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition(ENVIRONMENT_DELIMITER)
+        section, delimiter, _ = name[len(ENVIRONMENT_PREFIX) :].lower().partition(ENVIRONMENT_DELIMITER)
         if delimiter and section not in Settings.model_fields:
             raise ConfigurationError(
                 f"{name}: there is no section {section!r}", mend=f"known: {', '.join(Settings.model_fields)}"

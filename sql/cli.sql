@@ -57,3 +57,7 @@ SELECT CASE WHEN %(column)s::text IS NULL THEN obj_description(c.oid, 'pg_class'
 FROM pg_class AS c
 LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = %(column)s AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.oid = to_regclass(%(table)s) AND (%(column)s::text IS NULL OR a.attnum IS NOT NULL)
+
+-- name: read_missing_schemas
+-- Those of the named schemas that do not exist, one per row
+SELECT s FROM unnest(%(schemas)s::text[]) AS s WHERE to_regnamespace(quote_ident(s)) IS NULL

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import psycopg
 import typer
 
 from sidecar.cli import console
@@ -15,6 +16,8 @@ from sidecar.core.annotations import set_annotation
 from sidecar.core.catalog import quote, quote_table
 from sidecar.core.ddl import CommentStatement, read_annotations, render
 from sidecar.errors import ConfigurationError, SchemaError, UsageError
+from sidecar.postgres.admin import connect
+from sidecar.postgres.statements import load
 
 FILE_BYTES_MAX = 64 * 1024 * 1024
 """Far above any schema; a dump with its data, named by mistake, is refused before it is read."""
@@ -64,11 +67,6 @@ def _text(file: Path) -> str:
 
 async def _apply(dsn: str, statements: Sequence[CommentStatement]) -> list[CommentStatement]:
     """Set the comments; the statements as they were run. Raises SchemaError that names everything that is missing."""
-    import psycopg
-
-    from sidecar.postgres.admin import connect
-    from sidecar.postgres.statements import load
-
     read_comment = load("cli")["read_comment"]
     async with await connect(dsn, autocommit=True) as conn:
         # Unqualified names in the file mean what they mean to the role's other sessions.

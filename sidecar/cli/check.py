@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import psycopg
 import typer
-from rich.console import Console
 
 from sidecar.cli import console
-
-if TYPE_CHECKING:
-    import psycopg
-
-    from sidecar.core.catalog import TableSpec
-    from sidecar.postgres.catalogue import Problem
+from sidecar.core.catalog import TableSpec
+from sidecar.errors import UsageError
+from sidecar.postgres.admin import connect
+from sidecar.postgres.catalogue import read_catalogue
+from sidecar.postgres.problem import Problem, errors, in_order
+from sidecar.postgres.server_check import check_server
+from sidecar.postgres.statements import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,56 +40,41 @@ def command(
     Exit status 0 when nothing stands in the way (warnings may be shown), 2 when something must be mended first.
     """
     settings = console.settings_of(config)
-    found = console.run_async(_check(settings.node.dsn, tuple(schemas or ())))
+    found = console.run_async(_check(settings.node.dsn, schemas or []))
     if json:
         console.print_json({"tables": [table.qualified for table in found.tables], "problems": found.problems})
     else:
-        print_problems(found.problems)
-        console.fact(f"{len(found.tables)} tables can be replicated; {_counted(found.problems)}")
-    if has_error(found.problems):
+        if found.problems:
+            rows = [(p.severity, p.table or None, p.column or None, p.message, p.mend) for p in found.problems]
+            columns = ("severity", "table", "column", "what is wrong", "mend")
+            console.stdout().print(console.table("Problems", columns, rows))
+        console.fact(f"{len(found.tables)} tables can be replicated; {counted(found.problems)}")
+    if errors(found.problems):
         raise typer.Exit(console.EXIT_USAGE)
 
 
-async def _check(dsn: str, schemas: tuple[str, ...]) -> Findings:
-    from sidecar.postgres.admin import connect
-
+async def _check(dsn: str, schemas: Sequence[str]) -> Findings:
     async with await connect(dsn, autocommit=True) as conn:
         return await examine(conn, schemas)
 
 
-async def examine(conn: psycopg.AsyncConnection[Any], schemas: tuple[str, ...] = ()) -> Findings:
+async def examine(conn: psycopg.AsyncConnection[Any], schemas: Sequence[str] = ()) -> Findings:
     """Check the server and read the annotated tables; ``schemas`` narrows the tables, not the server's checks."""
-    from sidecar.postgres.catalogue import read_catalogue
-    from sidecar.postgres.server_check import check_server
-
-    problems = list(await check_server(conn))
+    found = list(await check_server(conn))
+    missing = await (await conn.execute(load("cli")["read_missing_schemas"], {"schemas": list(schemas)})).fetchall()
+    if missing:
+        raise UsageError(
+            f"schema {missing[0][0]!r} does not exist", mend="name schemas of the database, or none for all"
+        )
     catalogue = await read_catalogue(conn)
-    tables = [table for table in catalogue.tables if not schemas or table.schema in schemas]
-    problems += [p for p in catalogue.problems if not schemas or _schema_of(p) in schemas]
-    return Findings(tables, problems)
+    # A problem names its table as schema.name.
+    wanted = tuple(f"{schema}." for schema in schemas) or ("",)
+    tables = [table for table in catalogue.tables if table.qualified.startswith(wanted)]
+    found += [problem for problem in catalogue.problems if problem.table.startswith(wanted)]
+    return Findings(tables, in_order(found))
 
 
-def _schema_of(problem: Problem) -> str:
-    return (problem.table or "").partition(".")[0]
-
-
-def has_error(problems: Sequence[Problem]) -> bool:
-    """Whether one of them must be mended first."""
-    return any(problem.severity == "error" for problem in problems)
-
-
-def _counted(problems: Sequence[Problem]) -> str:
-    errors = sum(problem.severity == "error" for problem in problems)
-    return f"{errors} errors, {len(problems) - errors} warnings"
-
-
-def print_problems(problems: Sequence[Problem], *, to_stderr: bool = False) -> None:
-    """A table of the problems, errors first; nothing when there are none."""
-    if not problems:
-        return
-    rows = [
-        (p.severity, p.table or None, p.column or None, p.message, p.mend)
-        for p in sorted(problems, key=lambda p: (p.severity != "error", p.table or "", p.column or ""))
-    ]
-    target = Console(file=sys.stderr, highlight=False) if to_stderr else console.stdout()
-    target.print(console.table("Problems", ("severity", "table", "column", "what is wrong", "mend"), rows))
+def counted(problems: Sequence[Problem]) -> str:
+    """``1 errors, 2 warnings, 0 pieces of advice``."""
+    severities = Counter[str](problem.severity for problem in problems)
+    return f"{severities['error']} errors, {severities['warning']} warnings, {severities['advice']} pieces of advice"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+import psycopg
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -123,6 +124,10 @@ def report(error: BaseException) -> int:
     if isinstance(error, SidecarError):
         note(f"error: {error.line()}")
         status = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    elif isinstance(error, psycopg.Error):
+        reason = error.diag.message_primary or str(error) or type(error).__name__
+        note(f"error: the database refused: {reason}; {error.diag.message_hint or 'see the server log'}")
+        status = EXIT_FAILED
     else:
         text = " ".join(str(error).split())
         detail = f"{type(error).__name__}: {text}" if text else type(error).__name__

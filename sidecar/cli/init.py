@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from sidecar.cli import console
-from sidecar.cli.check import examine, has_error, print_problems
+from sidecar.cli.check import counted, examine
 from sidecar.errors import ConfigurationError
+from sidecar.postgres.admin import connect
+from sidecar.postgres.attach import InitReport, initialise
+from sidecar.postgres.problem import errors
 from sidecar.settings import Settings
 
 
@@ -18,19 +21,47 @@ def command(config: console.ConfigOption = console.DEFAULT_CONFIG, json: console
 
 
 async def _init(settings: Settings, *, json: bool) -> None:
-    from sidecar.postgres.admin import connect
-    from sidecar.postgres.attach import initialise
-
     async with await connect(settings.node.dsn, autocommit=True) as conn:
         found = await examine(conn)
-        if found.problems:
-            print_problems(found.problems, to_stderr=True)
-        if has_error(found.problems):
+        for problem in found.problems:
+            console.note(problem.line())
+        if errors(found.problems):
             raise ConfigurationError(
-                "nothing was done, because the checks found errors", mend="see the list above, then run init again"
+                f"nothing was done, the checks found {counted(found.problems)}",
+                mend="mend the errors above, then run init again",
             )
         result = await initialise(conn, settings, progress=console.note)
     if json:
-        console.print_json(result)
+        console.print_json(_facts(settings, result))
     else:
-        console.fact(f"node {settings.node.name} (id {settings.node.id}) is attached to its database")
+        console.fact(_summary(settings, result))
+    # Attaching sees more than the checks, such as a column whose type changed since its state was made.
+    later = [problem for problem in result.problems if problem not in found.problems]
+    for problem in later:
+        console.note(problem.line())
+    if errors(later):
+        raise ConfigurationError(
+            f"not every table could be attached: {counted(later)}", mend="mend the errors above, then run init again"
+        )
+
+
+def _facts(settings: Settings, result: InitReport) -> dict[str, object]:
+    return {
+        "node": {"name": settings.node.name, "id": settings.node.id, "cluster": settings.node.cluster},
+        "migrations": result.migrations,
+        "publication_created": result.publication_created,
+        "slot": result.slot,
+        "slot_created": result.slot_created,
+        "tables": [table.qualified for table in result.tables],
+        "attached": result.attached,
+        "changed": result.changed,
+        "detached": result.detached,
+        "problems": result.problems,
+    }
+
+
+def _summary(settings: Settings, result: InitReport) -> str:
+    node = f"node {settings.node.name} (id {settings.node.id}, cluster {settings.node.cluster})"
+    new = "attached" if result.node_created else "was attached before"
+    tables = f"{len(result.tables)} tables replicated, {len(result.attached)} of them newly attached"
+    return f"{node} {new}; {tables}; next: sidecar run"

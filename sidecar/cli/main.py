@@ -12,6 +12,7 @@ import typer
 from sidecar import __version__
 from sidecar.cli import annotate, check, conflicts, console, init, status
 from sidecar.cli import run as run_command
+from sidecar.errors import UsageError
 
 # The command line library's errors share a class that it exports only through its subclasses.
 _USAGE_ERROR: type = typer.BadParameter.__mro__[1]
@@ -39,8 +40,8 @@ def _sidecar(
 ) -> None:
     """Active-active PostgreSQL: one sidecar beside each database, local commits everywhere, tables that converge."""
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(console.EXIT_USAGE)
+        typer.echo(context.get_help())
+        raise UsageError("no command was given", mend="name one of those above")
 
 
 # In the order in which a new user needs them.

@@ -34,9 +34,10 @@ def command(
     ] = logs.LogFormat.AUTO,
 ) -> None:
     """Run this node: capture local changes, ship them, merge the peers' changes. Ends cleanly on SIGTERM and Ctrl-C."""
+    settings = console.settings_of(config)
+    # Not at the top: what runs a node takes a second to import, and the other commands need none of it.
     from sidecar.app import run_node
 
-    settings = console.settings_of(config)
     logs.configure(log_level, log_format, node=settings.node.name)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(until_stopped(settings, run_node))

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from sidecar.cli import console
+from sidecar.cli.reports import reports
 from sidecar.core.addresses import split_address
 from sidecar.core.status import StatusSnapshot, TableStatus
 from sidecar.settings import Settings
@@ -78,8 +79,6 @@ def ask(settings: Settings) -> Answer:
 
 async def _from_database(settings: Settings, reason: str, *, json: bool) -> bool:
     """Print what the database knows; whether a sidecar is running (its slot is in use)."""
-    from sidecar.cli.reports import reports
-
     async with reports(settings.node.dsn) as source:
         stored = await source.status()
     running = settings.http is None and stored.node.slot_active is True
