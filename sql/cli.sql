@@ -36,7 +36,7 @@ ORDER BY c.schema, c."table"
 -- name: resolve_table
 -- The name under which crdt.conflicts shows a table (table: schema.table or table); no row: not replicated,
 -- several: the bare name stands in several schemas
-SELECT DISTINCT format('%I.%I', c.schema, c."table")
+SELECT DISTINCT format('%%I.%%I', c.schema, c."table")
 FROM crdt.columns AS c
 WHERE %(table)s IN (c.schema || '.' || c."table", c."table", format('%%I.%%I', c.schema, c."table"))
 ORDER BY 1
