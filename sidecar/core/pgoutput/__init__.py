@@ -1,7 +1,7 @@
 """Decoder of PostgreSQL's logical replication output (plugin pgoutput, protocol version 1, text format)."""
 
 from sidecar.core.pgoutput.decoder import decode
-from sidecar.core.pgoutput.lsn import INVALID_LSN, parse_lsn, show_lsn
+from sidecar.core.pgoutput.lsn import INVALID_LSN, parse_lsn, record_end, show_lsn
 from sidecar.core.pgoutput.messages import (
     POSTGRES_EPOCH_UNIX_US,
     UNCHANGED,
@@ -55,6 +55,7 @@ __all__ = [
     "decode",
     "decode_stream",
     "parse_lsn",
+    "record_end",
     "show_lsn",
     "status_update",
     "unix_ms",
