@@ -38,7 +38,7 @@ ORDER BY c.schema, c."table"
 -- several: the bare name stands in several schemas
 SELECT DISTINCT format('%%I.%%I', c.schema, c."table")
 FROM crdt.columns AS c
-WHERE %(table)s IN (c.schema || '.' || c."table", c."table", format('%%I.%%I', c.schema, c."table"))
+WHERE %(table)s::text IN (c.schema || '.' || c."table", c."table"::text, format('%%I.%%I', c.schema, c."table"))
 ORDER BY 1
 
 -- name: read_conflicts

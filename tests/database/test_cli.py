@@ -419,6 +419,16 @@ def test_conflicts_of_an_unknown_table_are_refused(run: Run, with_conflicts: str
     assert_one_error(err, "'nope' is not replicated")
 
 
+def test_conflicts_of_a_name_that_stands_in_two_schemas_are_refused(run: Run, with_conflicts: str) -> None:
+    query(with_conflicts, "CREATE SCHEMA other; CREATE TABLE other.posts (id int PRIMARY KEY)")
+    query(with_conflicts, "COMMENT ON TABLE other.posts IS '@crdt'")
+    assert run("init")[0] == 0
+    status, _, err = run("conflicts", "--table", "posts")
+    assert status == 2
+    assert_one_error(err, "other.posts or public.posts")
+    assert run("conflicts", "--table", "public.posts")[0] == 0
+
+
 def test_conflicts_follow_prints_new_ones_and_ends_quietly(with_conflicts: str, config: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sidecar.cli.main", "conflicts", "--follow", "--json", "--limit", "1", "-c", config],
