@@ -44,10 +44,14 @@ class Binaries:
 
     @property
     def identity(self) -> str:
-        """Changes when the server program is replaced."""
-        status = (self.bin_dir / "postgres").stat()
-        text = f"{self.bin_dir.resolve()} {status.st_size} {status.st_mtime_ns}"
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Names the server program by its content: equal builds share cached templates wherever they are installed."""
+        return _content_hash(self.bin_dir / "postgres")
+
+
+@cache
+def _content_hash(program: Path) -> str:
+    with program.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()[:12]
 
 
 def installed(major: int) -> Path | None:
