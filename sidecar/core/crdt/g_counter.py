@@ -60,8 +60,8 @@ def merge(a: GCounter, b: GCounter) -> GCounter:
 def value(state: GCounter) -> Decimal:
     """The true sum; what the column can show may be less."""
     total = _ZERO
-    for node, increased in state.sums.items():
-        total = _EXACT.add(total, _EXACT.subtract(increased, state.base.get(node, _ZERO)))
+    for node in {**state.sums, **state.base}:
+        total = _EXACT.add(total, _EXACT.subtract(state.sums.get(node, _ZERO), state.base.get(node, _ZERO)))
     return total
 
 

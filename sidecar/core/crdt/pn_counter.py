@@ -68,7 +68,8 @@ def merge(a: PnCounter, b: PnCounter) -> PnCounter:
 def value(state: PnCounter) -> Decimal:
     """The true sum; :func:`clamp` gives what the column can show."""
     total = _ZERO
-    for node, (increased, decreased) in state.sums.items():
+    for node in {**state.sums, **state.base}:
+        increased, decreased = state.sums.get(node, (_ZERO, _ZERO))
         base_increased, base_decreased = state.base.get(node, (_ZERO, _ZERO))
         total = _EXACT.add(total, _EXACT.subtract(increased, base_increased))
         total = _EXACT.subtract(total, _EXACT.subtract(decreased, base_decreased))
