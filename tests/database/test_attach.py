@@ -279,24 +279,16 @@ async def test_a_broken_annotation_leaves_what_is_in_force(db: Database) -> None
 
 
 async def test_an_altered_key_type_reaches_the_state_tables(db: Database) -> None:
-    await db.app.execute(
-        "CREATE TABLE stock (sku int PRIMARY KEY, n int); COMMENT ON COLUMN stock.n IS '@crdt(pn_counter)'"
-    )
+    await db.app.execute("CREATE TABLE stock (sku int PRIMARY KEY, n int)")
+    await db.app.execute("COMMENT ON COLUMN stock.n IS '@crdt(pn_counter)'")
     spec = (await db.init()).tables[0]
-    await db.app.execute(
-        f"INSERT INTO crdt_state.row_{spec.table_id} (k_1, row_node, row_hlc, live_node, live_hlc) VALUES (7, 1, 1, 1, 1)"
-    )
+    await add_state(db, spec, "7")
     await db.app.execute("ALTER TABLE stock ALTER COLUMN sku TYPE bigint")
     result = await attach_tables(db.conn, db.settings)
     assert result.tables[0].key[0].type_name == "bigint"
+    key_type = "SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'k_1'"
     for table in ("row", "counter"):
-        assert (
-            await db.value(
-                "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'k_1'",
-                f"crdt_state.{table}_{spec.table_id}",
-            )
-            == "bigint"
-        )
+        assert await db.value(key_type, f"crdt_state.{table}_{spec.table_id}") == "bigint"
     assert await db.value(f"SELECT k_1 FROM crdt_state.row_{spec.table_id}") == 7
 
 
