@@ -1,0 +1,30 @@
+"""Array literals: what is written is read back."""
+
+from __future__ import annotations
+
+from array_literals import parse_array
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sidecar.core.arrays import EMPTY, int_array, text_array
+
+TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",))).map(str.encode)
+VALUES = st.lists(st.none() | TEXT | st.sampled_from([b"", b"NULL", b"null", b'"', b"\\", b"{}", b",", b'\\"']))
+
+
+@given(VALUES)
+@example([None])
+@example([b""])
+@example([b"", b""])
+@example([b'","', None, b'",NULL,"'])
+def test_text_round_trip(values: list[bytes | None]) -> None:
+    assert parse_array(text_array(values)) == values
+
+
+@given(st.lists(st.none() | st.integers().map(lambda i: b"%d" % i)))
+def test_int_round_trip(values: list[bytes | None]) -> None:
+    assert parse_array(int_array(values)) == values
+
+
+def test_empty() -> None:
+    assert text_array([]) == int_array([]) == EMPTY

@@ -1,0 +1,435 @@
+"""Coalescing against a plain model: what each row's entry must be is a function of the row's own operations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from array_literals import parse_array
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core.catalog import ColumnSpec, TableSpec
+from sidecar.core.changes import MASK_BITS, LocalChanges, TableChanges
+from sidecar.core.coalesce import ROW_OVERHEAD_BYTES, Coalescer, RelationPlan
+from sidecar.core.pgoutput import UNCHANGED, Relation, RelationColumn
+from sidecar.core.relation_plan import PATTERNS_MAX
+from sidecar.errors import ProtocolError, SchemaError
+
+Value = bytes | None
+Row = dict[str, Value]
+
+
+def column(name: str, attnum: int, type_name: str = "text", crdt: str = "lww_register") -> ColumnSpec:
+    return ColumnSpec(name, attnum, type_name, type_name, crdt)
+
+
+def relation_of(*names: str) -> Relation:
+    return Relation(1, "public", "t", "f", tuple(RelationColumn(1, name, 25, -1) for name in names))
+
+
+# The relation's order is not the specification's, and one column is not replicated.
+ORDER = ("likes", "region", "body", "extra", "id", "price", "title")
+SPEC = TableSpec(
+    7,
+    "public",
+    "t",
+    key=(column("id", 5, "bigint"), column("region", 2)),
+    columns=(
+        column("body", 3),
+        column("title", 7),
+        column("likes", 1, "bigint", "pn_counter"),
+        column("price", 6, "numeric", "g_counter"),
+    ),
+)
+COLUMNS = tuple(c.name for c in SPEC.columns)
+COUNTERS = tuple(c.name for c in SPEC.counters)
+
+
+@dataclass
+class Event:
+    """One operation on one key. ``changed`` are the columns an update changed, with deltas for counters."""
+
+    kind: str
+    hlc: int
+    xid: int
+    old: Row = field(default_factory=dict)
+    new: Row = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    deltas: dict[str, Fraction] = field(default_factory=dict)
+
+
+@dataclass
+class Entry:
+    """What one element of a :class:`LocalChanges` says, values decoded."""
+
+    op: str
+    xid: int
+    hlc: int | None = None
+    inserted: int | None = None
+    values: dict[str, Value | Fraction] = field(default_factory=dict)
+    hlcs: dict[str, int] = field(default_factory=dict)
+    image: Row | None = None
+    old_counters: Row = field(default_factory=dict)
+
+
+def delta(old: Value, new: Value) -> Fraction:
+    """Exact, by other means than the decimals of the code."""
+    a, b = Decimal((old or b"0").decode()), Decimal((new or b"0").decode())
+    return Fraction(b) - Fraction(a) if a.is_finite() and b.is_finite() else Fraction(0)
+
+
+def update_event(hlc: int, xid: int, old: Row, new: Row) -> Event:
+    event = Event("U", hlc, xid, old, new)
+    for name in COLUMNS:
+        if old[name] == new[name]:
+            continue
+        if name in COUNTERS:
+            event.deltas[name] = delta(old[name], new[name])
+            if not event.deltas[name] and old[name] is not None and new[name] is not None:
+                continue
+        event.changed.add(name)
+    return event
+
+
+def expected(events: list[Event]) -> Entry:
+    """The entry of a row, from its operations alone."""
+    last = events[-1]
+    if last.kind == "D":
+        counters = {name: last.old[name] for name in COUNTERS}
+        return Entry("D", last.xid, last.hlc, image={n: last.old[n] for n in COLUMNS}, old_counters=counters)
+    deletes = [event for event in events if event.kind == "D"]
+    start = max((i + 1 for i, event in enumerate(events) if event.kind == "D"), default=0)
+    events = events[start:]
+    insert = events[0] if events[0].kind == "I" else None
+    hlcs: dict[str, int] = dict.fromkeys(COLUMNS, insert.hlc) if insert else {}
+    for event in events:
+        hlcs.update(dict.fromkeys(event.changed, event.hlc))
+    if not hlcs:
+        return Entry("T", last.xid)
+    entry = Entry("U", last.xid, max(hlcs.values()), hlcs=hlcs)
+    if insert:
+        entry.op, entry.inserted = ("R" if deletes else "I"), insert.hlc
+        if deletes:
+            entry.old_counters = {name: deletes[-1].old[name] for name in COUNTERS}
+    for name in hlcs:
+        if name not in COUNTERS:
+            entry.values[name] = last.new[name]
+        elif insert:
+            entry.values[name] = delta(None, last.new[name])
+        else:
+            entry.values[name] = sum((e.deltas[name] for e in events if name in e.changed), Fraction(0))
+    return entry
+
+
+def decoded(local: LocalChanges) -> dict[tuple[Value, ...], Entry]:
+    """A :class:`LocalChanges` back to entries; asserts its shape."""
+    changes = local.changes
+    rows = changes.rows
+
+    def array(literal: bytes) -> list[Value]:
+        values = parse_array(literal) if literal else [None] * rows
+        assert len(values) == rows
+        return values
+
+    def numbers(literal: bytes) -> list[int | None]:
+        return [None if value is None else int(value) for value in array(literal)]
+
+    assert len(changes.values) == len(changes.late) == len(changes.seen) == len(changes.columns)
+    assert len(local.old_counters) == len(changes.columns)
+    assert len(changes.masks) == -(-len(changes.columns) // MASK_BITS)
+    keys = list(zip(*(array(k) for k in changes.keys), strict=True))
+    assert len(set(keys)) == rows
+    ops = array(changes.ops)
+    images = array(local.images)
+    entries = {}
+    for i, (key, xid, hlc, inserted) in enumerate(
+        zip(keys, numbers(local.xids), numbers(changes.hlcs), numbers(changes.inserted), strict=True)
+    ):
+        assert xid is not None
+        assert hlc is not None
+        image = images[i]
+        entries[key] = Entry(
+            (ops[i] or b"").decode(),
+            xid,
+            hlc if ops[i] != b"T" else None,
+            inserted,
+            image=None if image is None else {n: v if v is None else v.encode() for n, v in json.loads(image).items()},
+        )
+    for c, name in enumerate(changes.columns):
+        masks = numbers(changes.masks[c // MASK_BITS])
+        values, late, old = array(changes.values[c]), numbers(changes.late[c]), array(local.old_counters[c])
+        for i, key in enumerate(keys):
+            entry = entries[key]
+            if (masks[i] or 0) >> (c % MASK_BITS) & 1:
+                value = values[i]
+                entry.values[name] = delta(None, value) if name in COUNTERS else value
+                assert entry.hlc is not None
+                entry.hlcs[name] = late[i] or entry.hlc
+                assert late[i] is None or late[i] < entry.hlc
+                assert name not in COUNTERS or value is not None
+            else:
+                assert values[i] is None
+                assert late[i] is None
+            if name in COUNTERS and entry.op in "DR":
+                entry.old_counters[name] = old[i]
+            else:
+                assert old[i] is None
+    assert_shipped(local, [op == b"T" for op in ops])
+    return entries
+
+
+def assert_shipped(local: LocalChanges, touched: list[bool]) -> None:
+    """Touched rows stand last, and ``shipped`` is the same without them."""
+    count = len(touched) - sum(touched)
+    assert touched == sorted(touched)
+    shipped = local.shipped
+    if shipped is None:
+        assert not count
+        return
+    assert shipped.rows == count
+    assert shipped.columns == local.changes.columns
+    for name in TableChanges.__struct_fields__:
+        whole, part = getattr(local.changes, name), getattr(shipped, name)
+        for a, b in zip(whole, part, strict=True) if isinstance(whole, list) else [(whole, part)]:
+            if isinstance(a, bytes) and a:
+                assert parse_array(b) == parse_array(a)[:count] if b else not any(parse_array(a)[:count])
+
+
+TEXT = st.sampled_from([None, b"", b"a", b'b"\\,{}', b"NULL", "ß\u2028\x01".encode()])
+VALUES = {
+    "body": TEXT,
+    "title": TEXT,
+    "extra": TEXT,
+    "likes": st.sampled_from([None, b"0", b"7", b"-3", b"9223372036854775807"]),
+    "price": st.sampled_from([None, b"0", b"0.00", b"1.5", b"1.50", b"-2.25", b"NaN", b"Infinity", b"1" * 40 + b".1"]),
+}
+ALL_KEYS = [(b"1", b"eu"), (b"1", b"us"), (b"2", b"eu"), (b"2", b'q"')]
+KEYS = st.sampled_from(ALL_KEYS)
+
+
+@given(st.data())
+def test_coalescing_is_a_function_of_each_rows_operations(data: st.DataObject) -> None:
+    plan = RelationPlan.build(relation_of(*ORDER), SPEC)
+    coalescer = Coalescer()
+    events: dict[tuple[Value, ...], list[Event]] = {}
+    rows: dict[tuple[Value, ...], Row] = {}
+
+    def random_row(key: tuple[Value, ...]) -> Row:
+        return {"id": key[0], "region": key[1]} | {name: data.draw(values) for name, values in VALUES.items()}
+
+    def take() -> None:
+        assert coalescer.rows == len(events)
+        taken = coalescer.take()
+        assert (coalescer.rows, coalescer.bytes, coalescer.transactions) == (0, 0, 0)
+        entries = decoded(taken[0]) if taken else {}
+        assert entries == {key: expected(list_) for key, list_ in events.items()}
+        if taken:
+            needed = {n for e in entries.values() for n in (COUNTERS if e.op == "D" else e.values)}
+            assert taken[0].changes.columns == [n for n in COLUMNS if n in needed]
+        events.clear()
+
+    for key in data.draw(st.sets(KEYS)):
+        rows[key] = random_row(key)
+    for number_, size in enumerate(data.draw(st.lists(st.integers(1, 4), max_size=6))):
+        xid, hlc = 4_000_000_000 + number_, 1000 + number_
+        coalescer.begin(xid, hlc)
+        for _ in range(size):
+            if data.draw(st.integers(0, 9)) == 0:
+                take()  # in the middle of the transaction
+            key = data.draw(KEYS)
+            if key not in rows:
+                rows[key] = random_row(key)
+                coalescer.insert(plan, [rows[key][n] for n in ORDER])
+                events.setdefault(key, []).append(Event("I", hlc, xid, new=rows[key]))
+                continue
+            old = rows[key]
+            wire_old = [old[n] for n in ORDER]
+            if data.draw(st.integers(0, 3)) == 0:
+                del rows[key]
+                coalescer.delete(plan, wire_old)
+                events.setdefault(key, []).append(Event("D", hlc, xid, old=old))
+                continue
+            target = data.draw(st.sampled_from([key, *(k for k in ALL_KEYS if k not in rows)]))
+            fresh = random_row(target)
+            kept = data.draw(st.sets(st.sampled_from(list(VALUES))))
+            new = fresh | {n: old[n] for n in kept}
+            toasted = data.draw(st.sets(st.sampled_from(["body", "title", "extra"])))
+            coalescer.update(
+                plan,
+                wire_old,
+                [UNCHANGED if n in toasted and new[n] == old[n] and new[n] is not None else new[n] for n in ORDER],
+            )
+            del rows[key]
+            rows[target] = new
+            if target == key:
+                events.setdefault(key, []).append(update_event(hlc, xid, old, new))
+            else:
+                events.setdefault(key, []).append(Event("D", hlc, xid, old=old))
+                events.setdefault(target, []).append(Event("I", hlc, xid, new=new))
+        coalescer.commit()
+    take()
+
+
+SIMPLE = TableSpec(
+    1, "public", "t", (column("id", 1, "bigint"),), (column("body", 2), column("n", 3, "bigint", "pn_counter"))
+)
+
+
+def simple_plan() -> RelationPlan:
+    return RelationPlan.build(relation_of("id", "body", "n"), SIMPLE)
+
+
+def one_transaction(coalescer: Coalescer, hlc: int = 1) -> Coalescer:
+    coalescer.begin(hlc, hlc)
+    return coalescer
+
+
+def test_deferred_keys_shifted_in_one_statement() -> None:
+    """``SET id = id + 1`` on 1, 2: key 2 is inserted before its former row is moved on."""
+    plan, coalescer = simple_plan(), one_transaction(Coalescer())
+    coalescer.update(plan, [b"1", b"a", b"10"], [b"2", b"a", b"10"])
+    coalescer.update(plan, [b"2", b"b", b"20"], [b"3", b"b", b"20"])
+    coalescer.commit()
+    (local,) = coalescer.take()
+    rows = dict(zip(parse_array(local.changes.keys[0]), parse_array(local.changes.ops), strict=True))
+    assert rows == {b"1": b"D", b"2": b"R", b"3": b"I"}
+    old = dict(zip(parse_array(local.changes.keys[0]), parse_array(local.old_counters[1]), strict=True))
+    assert old == {b"1": b"10", b"2": b"20", b"3": None}
+
+
+def test_deferred_keys_swapped() -> None:
+    plan, coalescer = simple_plan(), one_transaction(Coalescer())
+    coalescer.update(plan, [b"1", b"a", b"10"], [b"2", b"a", b"10"])
+    coalescer.update(plan, [b"2", b"b", b"20"], [b"1", b"b", b"20"])
+    coalescer.commit()
+    (local,) = coalescer.take()
+    bodies = dict(zip(parse_array(local.changes.keys[0]), parse_array(local.changes.values[0]), strict=True))
+    assert bodies == {b"1": b"b", b"2": b"a"}
+    assert set(parse_array(local.changes.ops)) == {b"R"}
+
+
+def test_mask_words_of_a_wide_table() -> None:
+    names = [f"c{i}" for i in range(2 * MASK_BITS + 1)]
+    spec = TableSpec(1, "public", "t", (column("id", 1),), tuple(column(n, i + 2) for i, n in enumerate(names)))
+    plan = RelationPlan.build(relation_of("id", *names), spec)
+    coalescer = one_transaction(Coalescer())
+    old: list[Value] = [b"1", *([b"x"] * len(names))]
+    new = list(old)
+    new[1 + MASK_BITS] = new[-1] = b"y"
+    coalescer.update(plan, old, new)
+    coalescer.insert(plan, [b"2", *([None] * len(names))])
+    coalescer.commit()
+    (local,) = coalescer.take()
+    full = (1 << MASK_BITS) - 1
+    assert [parse_array(m) for m in local.changes.masks] == [
+        [b"%d" % full, b"0"],
+        [b"%d" % full, b"1"],
+        [b"1", b"1"],
+    ]
+
+
+def test_tables_in_the_order_of_their_first_change() -> None:
+    plans = [
+        RelationPlan.build(relation_of("id", "body", "n"), TableSpec(i, "public", f"t{i}", SIMPLE.key, SIMPLE.columns))
+        for i in range(3)
+    ]
+    coalescer = one_transaction(Coalescer())
+    for i in (2, 0, 1, 0, 2):
+        coalescer.insert(plans[i], [b"%d" % coalescer.rows, b"", b"0"])
+    coalescer.commit()
+    assert [local.table_id for local in coalescer.take()] == [2, 0, 1]
+    assert coalescer.take() == []
+
+
+def test_a_repeated_relation_message_changes_nothing() -> None:
+    coalescer = one_transaction(Coalescer())
+    coalescer.insert(simple_plan(), [b"1", b"a", b"1"])
+    coalescer.update(simple_plan(), [b"1", b"a", b"1"], [b"1", b"b", b"1"])
+    coalescer.commit()
+    (local,) = coalescer.take()
+    assert local.changes.rows == 1
+
+
+def test_another_layout_starts_another_entry_of_the_table() -> None:
+    wider = RelationPlan.build(relation_of("new", "id", "body", "n"), SIMPLE)
+    narrow = simple_plan()
+    coalescer = one_transaction(Coalescer())
+    coalescer.insert(narrow, [b"1", b"a", b"1"])
+    coalescer.update(wider, [None, b"1", b"a", b"1"], [None, b"1", b"b", b"1"])
+    coalescer.insert(narrow, [b"2", b"a", b"1"])
+    coalescer.commit()
+    assert [(local.table_id, local.changes.ops) for local in coalescer.take()] == [
+        (1, b"{I}"),
+        (1, b"{U}"),
+        (1, b"{I}"),
+    ]
+
+
+def test_bounds_for_the_caller() -> None:
+    coalescer = one_transaction(Coalescer())
+    plan = simple_plan()
+    coalescer.insert(plan, [b"1", b"a", b"1"], 1000)
+    coalescer.update(plan, [b"1", b"a", b"1"], [b"1", b"b", b"1"], 1000)
+    coalescer.delete(plan, [b"2", b"b", b"1"], 500)
+    assert (coalescer.rows, coalescer.bytes, coalescer.transactions) == (2, 1500 + 2 * ROW_OVERHEAD_BYTES, 0)
+    coalescer.commit()
+    assert coalescer.transactions == 1
+
+
+def test_patterns_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.core.relation_plan.PATTERNS_MAX", 2)
+    plan = simple_plan()
+    for pattern in (b"\0\0\0", b"\0\0\1", b"\0\1\0", b"\0\1\1"):
+        plan.learn(pattern)
+        assert len(plan.changes) <= 2
+    assert PATTERNS_MAX >= 1024
+
+
+def test_refusals() -> None:
+    plan, coalescer = simple_plan(), one_transaction(Coalescer())
+    with pytest.raises(SchemaError, match="without the old row") as caught:
+        coalescer.update(plan, None, [b"1", b"a", b"1"])
+    assert "REPLICA IDENTITY FULL" in caught.value.mend
+    with pytest.raises(SchemaError, match="without the old row"):
+        coalescer.delete(plan, None)
+    with pytest.raises(SchemaError, match="column 'n' is not in the replication stream"):
+        RelationPlan.build(relation_of("id", "body"), SIMPLE)
+    with pytest.raises(ProtocolError, match="2 columns"):
+        coalescer.insert(plan, [b"1", b"a"])
+    with pytest.raises(ProtocolError, match="2 columns"):
+        coalescer.delete(plan, [b"1", b"a"])
+    with pytest.raises(ProtocolError, match="2 columns"):
+        coalescer.update(plan, [b"1", b"a", b"1"], [b"1", b"a"])
+    with pytest.raises(ProtocolError, match="begins"):
+        coalescer.begin(1, 1)
+    coalescer.commit()
+    with pytest.raises(ProtocolError, match="without a transaction"):
+        coalescer.commit()
+    coalescer.begin(2, 2)
+    coalescer.update(plan, [b"1", b"a", b"1"], [b"1", b"a", b"one"])
+    coalescer.commit()
+    with pytest.raises(ProtocolError, match="not the value of a counter"):
+        coalescer.take()
+
+
+def test_numbers_of_any_length_are_exact() -> None:
+    plan, coalescer = simple_plan(), one_transaction(Coalescer())
+    largest = b"9" * 131_072 + b"." + b"9" * 16_383
+    coalescer.insert(plan, [b"1", None, largest])
+    coalescer.update(plan, [b"2", None, b"-" + largest], [b"2", None, largest])
+    coalescer.update(plan, [b"2", None, largest], [b"2", None, b"0." + b"0" * 16_382 + b"1"])
+    coalescer.commit()
+    (local,) = coalescer.take()
+    assert parse_array(local.changes.values[1]) == [largest, b"1" + b"0" * 131_072 + b"." + b"0" * 16_383]
+
+
+def test_text_that_is_not_utf8_has_no_image() -> None:
+    plan, coalescer = simple_plan(), one_transaction(Coalescer())
+    coalescer.delete(plan, [b"1", b"\xe9", b"1"])
+    coalescer.commit()
+    with pytest.raises(SchemaError, match="not UTF-8"):
+        coalescer.take()
