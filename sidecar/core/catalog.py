@@ -31,7 +31,8 @@ class TableSpec:
     """One replicated table. ``table_id`` is small, local to this database, and names the generated state tables.
 
     ``key`` are the primary key's columns in index order; ``columns`` the other replicated ones in attnum order
-    (generated columns are left out). ``unique`` are the column sets of the secondary unique indexes.
+    (generated columns are left out). ``unique`` are the column sets of the secondary unique indexes, ``key_index`` the
+    name of the primary key's index.
     """
 
     table_id: int
@@ -42,6 +43,7 @@ class TableSpec:
     row_rule: str = "lww"
     unique: tuple[tuple[str, ...], ...] = ()
     relation_oid: int = 0
+    key_index: str = ""
 
     @property
     def qualified(self) -> str:

@@ -1,7 +1,7 @@
 """Array-literal parameters -> staged rows: the part that capture, check and merge statements share.
 
 A staged row ``g`` has ``ord`` (1-based position), ``op``, ``hlc``, ``ins`` (hlc of the insert), ``k_<attnum>`` (typed
-key) and per carried column ``a_<attnum>`` (assigned?), ``h_<attnum>`` (hlc of the assignment), and ``val_<attnum>`` (typed
+key) and per carried column ``a_<attnum>`` (assigned?), ``h_<attnum>`` (its hlc), and ``val_<attnum>`` (typed
 value) or ``d_<attnum>`` (delta).
 """
 

@@ -1,0 +1,142 @@
+"""What was received and not merged yet: whole change sets per origin, in order, with bounded memory.
+
+The parts of a large change set go to a temporary file beyond SPOOL_MEMORY_BYTES, so that a transaction of any size
+arrives as a whole without being held in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
+from sidecar.core.wire.messages import part_bytes
+from sidecar.errors import ProtocolError, TransientError
+
+SPOOL_MEMORY_BYTES = 16 * 1024 * 1024
+"""Compressed bytes of one unfinished change set kept in memory; beyond that its parts are in a temporary file."""
+
+Grant = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class ReceivedSet:
+    """A change set as received. Bodies stay compressed until they are merged."""
+
+    first: ChangeSetHeader
+    header: ChangeSetHeader
+    spool_bytes_max: int
+    size_bytes: int = 0
+    credits: list[tuple[Grant, int]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    file: IO[bytes] | None = None
+    sizes: list[int] = field(default_factory=list)
+
+    def add(self, part: ChangeSetPart, grant: Grant) -> None:
+        """Append a part; it must be the next one."""
+        if part.header.part != len(self.sizes):
+            raise ProtocolError(f"part {part.header.part} of a change set came instead of part {len(self.sizes)}")
+        self.header = part.header
+        self.sizes.append(len(part.body))
+        self.size_bytes += len(part.body)
+        if self.size_bytes > self.spool_bytes_max:
+            raise TransientError(
+                f"a change set of node {part.header.origin} is larger than spool_bytes_max ({self.spool_bytes_max})",
+                mend="raise [limits] spool_bytes_max",
+            )
+        if self.file is None and self.size_bytes > SPOOL_MEMORY_BYTES:
+            self.file = tempfile.TemporaryFile(prefix="sidecar-spool-")  # noqa: SIM115 - lives until close()
+            for body in self.bodies:
+                self.file.write(body)
+            self.bodies.clear()
+        if self.file is None:
+            self.bodies.append(part.body)
+            self.credits.append((grant, part_bytes(part)))
+        else:
+            # What is in the file holds no memory: the peer may go on sending the rest at once.
+            self.file.write(part.body)
+            grant(part_bytes(part))
+
+    @property
+    def rows(self) -> int:
+        return self.header.rows
+
+    def read(self) -> Iterator[bytes]:
+        """The bodies in order; may be read again for another try."""
+        if self.file is None:
+            yield from self.bodies
+            return
+        self.file.seek(0)
+        for size in self.sizes:
+            yield self.file.read(size)
+
+    def close(self) -> None:
+        """Give back the credit and the file."""
+        for grant, size in self.credits:
+            grant(size)
+        self.credits.clear()
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+
+class Inbox:
+    """Queues per origin. ``put`` waits while an origin's queue is full, which stops the reading of its link."""
+
+    def __init__(self, *, queue_bytes_max: int, spool_bytes_max: int) -> None:
+        self._queue_bytes_max = queue_bytes_max
+        self._spool_bytes_max = spool_bytes_max
+        self._queues: dict[int, deque[ReceivedSet]] = {}
+        self._open: dict[int, ReceivedSet] = {}
+        self._bytes: dict[int, int] = {}
+        self._room = asyncio.Condition()
+        self.closed: dict[int, tuple[int, int]] = {}
+        self.arrived = asyncio.Event()
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    def heads(self) -> dict[int, deque[ReceivedSet]]:
+        """The queues that hold something; the caller may take from the left."""
+        return {origin: queue for origin, queue in self._queues.items() if queue}
+
+    async def put(self, part: ChangeSetPart, grant: Grant) -> None:
+        """Add a part; ``grant`` gives its credit back once it is merged or dropped."""
+        origin = part.header.origin
+        async with self._room:
+            await self._room.wait_for(lambda: self._bytes.get(origin, 0) < self._queue_bytes_max)
+        received = self._open.get(origin)
+        if part.header.part == 0:
+            if received is not None:
+                received.close()
+            received = self._open[origin] = ReceivedSet(part.header, part.header, self._spool_bytes_max)
+        if received is None or received.first.from_hlc != part.header.from_hlc:
+            raise ProtocolError(f"part {part.header.part} of a change set came without the parts before it")
+        received.add(part, grant)
+        if part.header.last:
+            del self._open[origin]
+            self._queues.setdefault(origin, deque()).append(received)
+            self._bytes[origin] = self._bytes.get(origin, 0) + (0 if received.file else received.size_bytes)
+            self.arrived.set()
+
+    async def done(self, origin: int, received: ReceivedSet) -> None:
+        """A set taken from the queue was merged or dropped."""
+        async with self._room:
+            self._bytes[origin] -= 0 if received.file else received.size_bytes
+            received.close()
+            self._room.notify_all()
+
+    def forget(self, origin: int) -> None:
+        """The link is gone: what is queued stays, an unfinished change set comes again."""
+        received = self._open.pop(origin, None)
+        if received is not None:
+            received.close()
+
+    def close_interval(self, origin: int, from_hlc: int, hlc: int) -> None:
+        """A heartbeat: nothing was committed at the origin in ``(from_hlc, hlc]``."""
+        self.closed[origin] = (from_hlc, hlc)
+        self.arrived.set()

@@ -1,0 +1,113 @@
+"""The node's side of the peer links: hellos, received parts, heartbeats, acknowledgements."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sidecar.core.changes import ChangeSetPart
+from sidecar.core.wire.messages import Heartbeat, Hello
+from sidecar.errors import ProtocolError
+from sidecar.node.inbox import Inbox
+from sidecar.node.ship import Shipper, Tail, ship
+from sidecar.node.state import NodeState, now_ms
+from sidecar.peers.link import Link
+from sidecar.postgres.journal import JournalReader
+
+
+class NodeLinks:
+    """Implements :class:`sidecar.peers.handler.PeerHandler`."""
+
+    def __init__(self, state: NodeState, inbox: Inbox, tail: Tail, boot_id: str) -> None:
+        self._state = state
+        self._inbox = inbox
+        self._tail = tail
+        self._boot_id = boot_id
+        self._open: dict[int, tuple[Link, Shipper, asyncio.Task[None]]] = {}
+        self.reader: JournalReader | None = None
+        self.ready = asyncio.Event()
+        self.acknowledged_hlc: dict[int, int] = {}
+        self.names: dict[int, str] = {}
+
+    def hello(self) -> Hello:
+        """Who this node is and what it has merged durably."""
+        node = self._state.settings.node
+        return Hello(
+            cluster=node.cluster,
+            node_id=node.id,
+            node_name=node.name,
+            clock=dict(self._state.clock),
+            fingerprints=self._state.fingerprints(),
+            boot_id=self._boot_id,
+        )
+
+    async def connected(self, link: Link, hello: Hello) -> None:
+        """Start sending from where the peer stands."""
+        await self.ready.wait()
+        assert self.reader is not None
+        self._compare_tables(hello)
+        mine = hello.clock.get(self._state.node_id, 0)
+        self.acknowledged_hlc[link.peer_id] = mine
+        self.names[link.peer_id] = link.peer_name
+        shipper = Shipper(self._state, link, self.reader, self._tail)
+        task = asyncio.create_task(ship(shipper, mine), name=f"ship to {link.peer_name}")
+        task.add_done_callback(lambda done: self._shipped(link, done))
+        self._open[link.peer_id] = (link, shipper, task)
+        link.send_ack(self._state.clock)
+        self._state.log.info("link_up", peer=link.peer_name)
+
+    def _shipped(self, link: Link, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._state.log.warning("shipping_failed", peer=link.peer_name, reason=str(error))
+            link.close("sending failed")
+
+    def _compare_tables(self, hello: Hello) -> None:
+        own = self._state.fingerprints()
+        differing = [name for name, value in hello.fingerprints.items() if own.get(name, value) != value]
+        missing = [name for name in hello.fingerprints if name not in own]
+        lines = [f"table {name} differs from that on {hello.node_name}" for name in differing]
+        lines += [f"table {name} of {hello.node_name} is not replicated here" for name in missing]
+        mend = "; make columns and annotations equal" if lines else ""
+        self._state.problem(f"tables {hello.node_name}", "; ".join(lines) + mend if lines else None)
+
+    async def receive(self, link: Link, part: ChangeSetPart) -> None:
+        """Queue a part for the merge loop; a peer may only send its own changes."""
+        if part.header.origin != link.peer_id:
+            raise ProtocolError(f"{link.peer_name} (node {link.peer_id}) sent changes of node {part.header.origin}")
+        await self._inbox.put(part, link.grant)
+
+    def heartbeat(self, link: Link, heartbeat: Heartbeat) -> None:
+        """An empty interval of the peer."""
+        if heartbeat.hlc > heartbeat.from_hlc and heartbeat.hlc > self._state.clock.get(link.peer_id, 0):
+            self._inbox.close_interval(link.peer_id, heartbeat.from_hlc, heartbeat.hlc)
+
+    def acknowledged(self, link: Link, clock: dict[int, int]) -> None:
+        """The peer's durable clock."""
+        self.acknowledged_hlc[link.peer_id] = clock.get(self._state.node_id, 0)
+
+    def disconnected(self, link: Link, error: Exception | None) -> None:
+        """The link is gone; what it left unfinished comes again with the next one."""
+        entry = self._open.get(link.peer_id)
+        if entry is not None and entry[0] is link:
+            del self._open[link.peer_id]
+            entry[2].cancel()
+        self._inbox.forget(link.peer_id)
+        self._state.log.info("link_down", peer=link.peer_name, reason=str(error) if error else "closed")
+
+    def acknowledge(self) -> None:
+        """Tell every peer the clock that is durable now."""
+        for link, _, _ in self._open.values():
+            link.send_ack(self._state.clock)
+
+    def beat(self) -> None:
+        """A heartbeat on every link."""
+        for _, shipper, _ in self._open.values():
+            shipper.heartbeat()
+
+    def unacknowledged(self, peer_id: int) -> int:
+        """Milliseconds of journal that a peer has not merged durably."""
+        own = self._state.clock.get(self._state.node_id, 0)
+        return max(0, (own >> 16) - (self.acknowledged_hlc.get(peer_id, 0) >> 16))
+
+    @property
+    def now(self) -> int:
+        return now_ms()

@@ -1,0 +1,203 @@
+"""One node: its sessions and loops, started in order, restarted after errors that pass.
+
+The links live as long as the process; the database loops (capture, merge, upkeep) form a group that is torn down and
+started anew when the database goes away. What was received stays in the inbox meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import uuid
+from dataclasses import dataclass
+
+from sidecar.core.pgoutput import parse_lsn
+from sidecar.errors import Action, FatalError, action_for
+from sidecar.node.apply import Applier
+from sidecar.node.capture import Capture
+from sidecar.node.inbox import Inbox
+from sidecar.node.links import NodeLinks
+from sidecar.node.pulse import Pulse
+from sidecar.node.ship import Tail
+from sidecar.node.state import CaptureProgress, NodeState, now_ms
+from sidecar.node.status import NodeStatusSource
+from sidecar.node.upkeep import catalogue_loop, heartbeat_loop, peers_loop, supervise
+from sidecar.peers.mesh import PeerMesh
+from sidecar.postgres.catalogue_session import CatalogueSession
+from sidecar.postgres.journal import JournalReader, JournalStart, JournalWriter
+from sidecar.postgres.merge import Merger
+from sidecar.postgres.replication import ReplicationStream
+from sidecar.postgres.session import Session
+from sidecar.settings import Settings
+
+RESTART_FIRST_S = 0.2
+"""First pause before the database loops start anew; doubles up to retry_ms_max."""
+
+SETTLED_S = 30.0
+"""A group of loops that ran this long was healthy: its next restart does not wait long."""
+
+
+@dataclass(slots=True)
+class _Sessions:
+    capture: Session
+    merge: Session
+    upkeep: Session
+    catalogue: CatalogueSession
+
+
+class Node:
+    """Build it, then :meth:`run` until cancelled."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.state = NodeState(settings)
+        self._inbox = Inbox(
+            queue_bytes_max=settings.limits.receive_queue_bytes_max, spool_bytes_max=settings.limits.spool_bytes_max
+        )
+        self._tail = Tail()
+        self._links = NodeLinks(self.state, self._inbox, self._tail, uuid.uuid4().hex)
+        self._mesh = PeerMesh(settings, self._links, now_ms=now_ms)
+        self._pulse = Pulse()
+        self._reader: JournalReader | None = None
+        self.progress = CaptureProgress(self._nudge)
+        self.status = NodeStatusSource(self.state, self._pulse, self.progress, self._inbox, self._links, self._mesh)
+
+    def listen(self) -> None:
+        """Open the peer port; fails early with a configuration error when it is taken."""
+        self._mesh.listen()
+
+    async def run(self) -> None:
+        """Run until cancelled, or until an error that no waiting mends."""
+        await supervise(self._mesh.run(), self._database())
+
+    async def _nudge(self) -> None:
+        """Flush the log, so that what was committed without waiting for it can be decoded."""
+        if self._reader is not None:
+            await self._reader.nudge()
+
+    async def _database(self) -> None:
+        """The database loops, again and again."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            started = loop.time()
+            try:
+                await self._serve()
+            except Exception as error:
+                if action_for(error) is Action.FATAL:
+                    raise
+                failures = 1 if loop.time() - started > SETTLED_S else failures + 1
+                line = " ".join(str(error).split()) or type(error).__name__
+                self._pulse.database_error = line
+                self._pulse.capture_state = "retrying"
+                self._pulse.capture_error = line
+                self.state.problem("database", line)
+                self.state.counters.retry("database")
+            finally:
+                self.progress.connect(None)
+                self._reader = None
+                self._links.reader = None
+                self._links.ready.clear()
+            longest = self.state.settings.timing.retry_ms_max / 1000
+            pause: float = min(longest, RESTART_FIRST_S * 2.0 ** min(failures, 10))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+
+    async def _serve(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            sessions = await self._open_sessions(stack)
+            state = self.state
+            writer = JournalWriter(sessions.capture, state.node_id, state.settings.limits.journal_partition_rows)
+            start = await writer.start()
+            self._resume(start)
+            reader = JournalReader(sessions.upkeep)
+            self._reader = reader
+            self._links.reader = reader
+            await self._refresh(sessions.catalogue)
+            stream = await ReplicationStream.connect(
+                state.settings.node.dsn,
+                slot=start.slot,
+                start_lsn=parse_lsn(start.lsn),
+                status_interval_ms=state.settings.timing.status_interval_ms,
+            )
+            stack.push_async_callback(stream.aclose)
+            self.progress.connect(stream.ping)
+
+            async def refresh() -> None:
+                await self._refresh(sessions.catalogue)
+
+            capture = Capture(
+                state,
+                stream,
+                writer,
+                self.progress,
+                resume_lsn=parse_lsn(start.lsn),
+                publish=self._tail.publish,
+                refresh_tables=refresh,
+            )
+            merger = Merger(
+                sessions.merge,
+                self.progress,
+                state.writer_lock,
+                wait_locked_ms=state.settings.limits.capture_wait_locked_ms,
+            )
+            applier = Applier(state, self._inbox, merger, self._links.acknowledge, self._pulse)
+            self._links.ready.set()
+            self._pulse.capture_state = "streaming"
+            self._pulse.capture_error = self._pulse.database_error = None
+            state.problem("database", None)
+            state.rewrites_due.set()
+            state.log.info("replicating", tables=sorted(state.tables), resumed_at=start.lsn)
+            await supervise(
+                capture.run(),
+                applier.run(),
+                heartbeat_loop(state, self.progress, writer, reader, self._links),
+                catalogue_loop(state, refresh),
+                peers_loop(state, reader, self._links, self._mesh),
+            )
+
+    async def _open_sessions(self, stack: contextlib.AsyncExitStack) -> _Sessions:
+        settings = self.state.settings
+        dsn = settings.node.dsn
+        upkeep = await Session.open(dsn, purpose="upkeep", origin=False)
+        stack.push_async_callback(upkeep.close)
+        await upkeep.own_node()
+        capture = await Session.open(dsn, purpose="capture", origin=True)
+        stack.push_async_callback(capture.close)
+        merge = await Session.open(
+            dsn,
+            purpose="merge",
+            origin=True,
+            settings={"lock_timeout": f"{settings.limits.lock_timeout_ms}ms"},
+        )
+        stack.push_async_callback(merge.close)
+        catalogue = await CatalogueSession.open(settings)
+        stack.push_async_callback(catalogue.close)
+        if not merge.privileges.replica_role:
+            self.state.problem(
+                "replica role",
+                "session_replication_role may not be set: triggers and foreign keys fire when merging; "
+                "GRANT SET ON PARAMETER session_replication_role TO this role",
+            )
+        return _Sessions(capture, merge, upkeep, catalogue)
+
+    def _resume(self, start: JournalStart) -> None:
+        state = self.state
+        if start.node_id != state.node_id:
+            raise FatalError(
+                f"this database belongs to node {start.node_id}, the configuration says {state.node_id}",
+                mend="correct id in [node]",
+            )
+        state.clock.clear()
+        state.clock.update(start.clock)
+        state.hlc.observe(max([start.hlc, start.to_hlc, *start.clock.values()]))
+        self.progress.restart(parse_lsn(start.lsn))
+        self._tail.start(start.seq)
+
+    async def _refresh(self, catalogue: CatalogueSession) -> None:
+        """Attach newly annotated tables; the common case is one cheap query."""
+        tables, problems = await catalogue.refresh()
+        if tables is None:
+            return
+        if self.state.set_tables(tables):
+            self.state.log.info("tables", replicated=sorted(self.state.tables))
+        self.state.set_catalogue_problems(problems)

@@ -1,0 +1,141 @@
+"""Shipping: every link has its own cursor into the journal, so a slow peer delays nobody.
+
+A link that keeps up is fed from memory (the tail); one that is behind reads the journal until it has caught up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from sidecar.core.changes import ChangeSetPart
+from sidecar.errors import TransientError
+from sidecar.node.state import NodeState
+from sidecar.peers.link import Link
+from sidecar.postgres.journal import JournalReader
+
+TAIL_BYTES_MAX = 16 * 1024 * 1024
+"""Newest parts kept in memory for links that keep up; one link window, a link further behind reads the journal."""
+
+READ_PARTS = 8
+"""Journal rows per read of a link that is behind: at most 8 parts of batch_bytes_max each before compression."""
+
+WHOLE = 1 << 30
+"""A part number above all others: the change set was sent as a whole."""
+
+
+class Tail:
+    """The newest single-part change sets in memory, in order, without gaps."""
+
+    def __init__(self, bytes_max: int = TAIL_BYTES_MAX) -> None:
+        self.newest_seq = 0
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._parts: deque[tuple[int, ChangeSetPart]] = deque()
+        self._before = 0
+        self.moved = asyncio.Condition()
+
+    def start(self, seq: int) -> None:
+        """The journal ends at ``seq``; what comes next is kept."""
+        self._parts.clear()
+        self._bytes = 0
+        self._before = self.newest_seq = seq
+
+    def publish(self, seq: int, part: ChangeSetPart | None) -> None:
+        """A durable change set; ``None`` when it has several parts, which are left to the journal."""
+        self.newest_seq = seq
+        if part is None:
+            self._parts.clear()
+            self._bytes = 0
+            self._before = seq
+        else:
+            self._parts.append((seq, part))
+            self._bytes += len(part.body)
+            while self._bytes > self._bytes_max:
+                self._before, dropped = self._parts.popleft()
+                self._bytes -= len(dropped.body)
+        asyncio.get_running_loop().create_task(self._wake())
+
+    async def _wake(self) -> None:
+        async with self.moved:
+            self.moved.notify_all()
+
+    def after(self, seq: int) -> list[tuple[int, ChangeSetPart]] | None:
+        """The parts after ``seq``; None when some of them are only in the journal."""
+        if seq < self._before:
+            return None
+        return [(s, p) for s, p in self._parts if s > seq]
+
+
+class Shipper:
+    """Feeds one link from where the peer stands until the link ends."""
+
+    def __init__(self, state: NodeState, link: Link, reader: JournalReader, tail: Tail) -> None:
+        self._state = state
+        self._link = link
+        self._reader = reader
+        self._tail = tail
+        self._seq = 0
+        self.sent_hlc = 0
+        self.caught_up = False
+
+    async def run(self, acknowledged: int) -> None:
+        """``acknowledged``: how far the peer's clock covers this node. Returns or raises when the link ends."""
+        own = self._state.clock.get(self._state.node_id, 0)
+        self._seq, oldest = await self._reader.position_of(acknowledged, own)
+        if acknowledged < oldest:
+            # The journal's bound was reached while the peer was away: never skipped silently (invariant 3).
+            line = f"{self._link.peer_name} needs changes that are no longer in this journal; rejoin that node"
+            self._state.problem(f"journal {self._link.peer_name}", line)
+            self._link.close(line)
+            return
+        self._state.problem(f"journal {self._link.peer_name}", None)
+        self.sent_hlc = acknowledged
+        part_number = WHOLE
+        while self._link.is_open:
+            newest = self._tail.newest_seq
+            parts = self._tail.after(self._seq)
+            from_journal = parts is None
+            if parts is None:
+                parts = await self._reader.parts_after(self._seq, part_number, READ_PARTS)
+            for seq, part in parts:
+                await self._link.send_part(part)
+                self._seq = seq
+                part_number = WHOLE if part.header.last else part.header.part
+                if part.header.last:
+                    self.sent_hlc = part.header.to_hlc
+            if from_journal and parts:
+                continue
+            if from_journal and not parts:
+                # Sequence numbers without rows (transactions that changed nothing), up to what was there before.
+                self._seq = max(self._seq, newest)
+                part_number = WHOLE
+            await self._wait()
+
+    async def _wait(self) -> None:
+        async with self._tail.moved:
+            if self._tail.newest_seq > self._seq or not self._link.is_open:
+                return
+            self.caught_up = True
+            try:
+                await asyncio.wait_for(self._tail.moved.wait(), 1.0)
+            except TimeoutError:
+                return
+            finally:
+                self.caught_up = self._tail.newest_seq <= self._seq
+
+    def heartbeat(self) -> None:
+        """Tell the peer how far this node is closed; only what the link has been sent before may be counted on."""
+        own = self._state.clock.get(self._state.node_id, 0)
+        if self.caught_up and own > self.sent_hlc:
+            self._link.send_heartbeat(own, self.sent_hlc)
+        elif self._link.is_open:
+            self._link.send_heartbeat(0, 0)
+
+
+async def ship(shipper: Shipper, acknowledged: int) -> None:
+    """A link's sending task: a link that ends is no error here."""
+    try:
+        await shipper.run(acknowledged)
+    except TransientError:
+        return

@@ -1,0 +1,159 @@
+"""What the loops of one node share. All in one event loop, so plain attributes are enough; the writer lock orders the
+two loops that change row states (capture and merge)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
+
+import structlog
+
+from sidecar.core.catalog import TableSpec
+from sidecar.core.hlc import HybridClock
+from sidecar.core.status import Counters
+from sidecar.settings import Settings
+
+NUDGE_AFTER_S = 0.003
+"""Log that is not flushed is not decoded. Somebody else's commit mostly flushes it within this time; else we do."""
+
+Ping = Callable[[int], Coroutine[Any, Any, None]]
+"""Asks the walsender for its position until it has reached the LSN."""
+
+
+def now_ms() -> int:
+    """Wall clock, Unix milliseconds; the one place where the node reads it."""
+    return time.time_ns() // 1_000_000
+
+
+class NodeState:
+    """Clock, tables, capture progress and counters of this node."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.node_id = settings.node.id
+        self.clock: dict[int, int] = {}
+        self.hlc = HybridClock()
+        self.writer_lock = asyncio.Lock()
+        self.tables: dict[str, TableSpec] = {}
+        self.tables_by_id: dict[int, TableSpec] = {}
+        self.counters = Counters()
+        self.started_at = time.time()
+        self.server_lsn = 0
+        self.pending_since_ms: int | None = None
+        self.journal_bytes: int | None = None
+        self.problems: dict[str, str] = {}
+        self.log = structlog.get_logger("sidecar")
+        self.clock_moved = asyncio.Event()
+        self.tables_changed = asyncio.Event()
+        self.rewrites_due = asyncio.Event()
+
+    def set_tables(self, tables: Iterable[TableSpec]) -> bool:
+        """Take over the tables in force; whether anything changed."""
+        by_name = {table.qualified: table for table in tables}
+        if by_name == self.tables:
+            return False
+        self.tables = by_name
+        self.tables_by_id = {table.table_id: table for table in by_name.values()}
+        self.tables_changed.set()
+        return True
+
+    def fingerprints(self) -> dict[str, str]:
+        """Per table what must be equal on all nodes."""
+        return {name: table.fingerprint() for name, table in self.tables.items()}
+
+    def advance(self, node: int, hlc: int) -> None:
+        """The clock after a durable commit."""
+        if hlc > self.clock.get(node, 0):
+            self.clock[node] = hlc
+            self.clock_moved.set()
+
+    def capture_lag_ms(self) -> float:
+        """Age of the oldest local commit that is decoded and not captured; 0 when there is none."""
+        return 0.0 if self.pending_since_ms is None else max(0.0, float(now_ms() - self.pending_since_ms))
+
+    def set_catalogue_problems(self, lines: list[str]) -> None:
+        """The present problems of annotated tables, in place of the former."""
+        for key in [key for key in self.problems if key.startswith("catalogue ")]:
+            if key.removeprefix("catalogue ") not in lines:
+                self.problem(key, None)
+        for line in lines:
+            self.problem(f"catalogue {line}", line)
+
+    def problem(self, key: str, line: str | None) -> None:
+        """Raise (once per text) or clear a line for the operator."""
+        if line is None:
+            if self.problems.pop(key, None) is not None:
+                self.log.info("problem_solved", problem=key)
+        elif self.problems.get(key) != line:
+            self.problems[key] = line
+            self.log.warning("problem", problem=key, reason=line)
+
+
+class CaptureProgress:
+    """How far capture has come, and waiting for it (the merge's :class:`CaptureGate`)."""
+
+    def __init__(self, nudge: Callable[[], Awaitable[None]]) -> None:
+        self.lsn = 0
+        self._nudge = nudge
+        self._waiters: list[tuple[int, asyncio.Future[bool]]] = []
+        self._ping: Ping | None = None
+
+    def connect(self, ping: Ping | None) -> None:
+        """How to ask the present stream for its position; None while there is no stream."""
+        self._ping = ping
+
+    def restart(self, lsn: int) -> None:
+        """Capture resumes at ``lsn``; what it had passed before without anything to capture comes again."""
+        self.lsn = lsn
+
+    def reached(self, lsn: int) -> None:
+        """Everything committed before ``lsn`` is durably captured."""
+        if lsn <= self.lsn:
+            return
+        self.lsn = lsn
+        if self._waiters:
+            still = []
+            for wanted, waiter in self._waiters:
+                if wanted > lsn:
+                    still.append((wanted, waiter))
+                elif not waiter.done():
+                    waiter.set_result(True)
+            self._waiters = still
+
+    async def captured(self, lsn: int, timeout_s: float) -> bool:
+        """Wait until everything committed before ``lsn`` is captured; False after ``timeout_s``."""
+        if self.lsn >= lsn:
+            return True
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        entry = (lsn, waiter)
+        self._waiters.append(entry)
+        asking = asyncio.create_task(self._ask(lsn))
+        try:
+            return await asyncio.wait_for(waiter, timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
+            if entry in self._waiters:
+                self._waiters.remove(entry)
+            if not asking.cancelled() and asking.exception() is not None:
+                structlog.get_logger("sidecar").debug("capture_ping_failed", error=str(asking.exception()))
+
+    async def _ask(self, lsn: int) -> None:
+        """Ping the walsender until it is there; flush the log when nobody else does."""
+        pinging: asyncio.Task[None] | None = None
+        if self._ping is not None:
+            pinging = asyncio.create_task(self._ping(lsn))
+        try:
+            await asyncio.sleep(NUDGE_AFTER_S)
+            if self.lsn < lsn:
+                await self._nudge()
+            if pinging is not None:
+                await pinging
+        finally:
+            if pinging is not None:
+                pinging.cancel()
+                await asyncio.wait({pinging})

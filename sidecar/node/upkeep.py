@@ -1,0 +1,97 @@
+"""Periodic work on a session of its own: heartbeats with a closed hlc, new tables, peers, trimming."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from sidecar.node.links import NodeLinks
+from sidecar.node.state import CaptureProgress, NodeState, now_ms
+from sidecar.peers.mesh import PeerMesh
+from sidecar.peers.status import PeerPhase
+from sidecar.postgres.journal import JournalReader, JournalWriter
+
+CLOSE_WAIT_S = 5.0
+"""How long a heartbeat waits for capture to pass its position; capture that is further behind closes nothing."""
+
+PEERS_STORED_S = 1.0
+"""How often the state of the links is written for crdt.nodes and crdt.lag."""
+
+TRIM_S = 10.0
+"""How often acknowledged journal partitions and old conflict records are dropped."""
+
+
+async def heartbeat_loop(
+    state: NodeState, progress: CaptureProgress, writer: JournalWriter, reader: JournalReader, links: NodeLinks
+) -> None:
+    """Close this node's past and tell the peers. The hlc is taken with a position of the log and closed once capture
+    has passed it: whatever is captured later was committed later and gets a higher hlc (invariant 7)."""
+    interval_s = state.settings.timing.heartbeat_ms / 1000
+    while True:
+        await asyncio.sleep(interval_s)
+        hlc = state.hlc.issue(now_ms())
+        lsn = await reader.log_end()
+        if await progress.captured(lsn, CLOSE_WAIT_S):
+            async with state.writer_lock:
+                # Capture may have gone past it meanwhile; then there is nothing left to close.
+                if hlc > state.clock.get(state.node_id, 0):
+                    await writer.close_interval(hlc)
+                    state.advance(state.node_id, hlc)
+        links.beat()
+
+
+async def catalogue_loop(state: NodeState, refresh: Callable[[], Awaitable[None]]) -> None:
+    """Take up newly annotated tables without a restart."""
+    while True:
+        await asyncio.sleep(state.settings.timing.catalog_poll_ms / 1000)
+        await refresh()
+
+
+async def peers_loop(state: NodeState, reader: JournalReader, links: NodeLinks, mesh: PeerMesh) -> None:
+    """Write down the peers, trim the journal and the conflicts."""
+    loop = asyncio.get_running_loop()
+    trimmed = loop.time()
+    while True:
+        await asyncio.sleep(PEERS_STORED_S)
+        for name, peer in mesh.states.items():
+            if peer.peer_id is None:
+                continue
+            await reader.store_peer(
+                peer.peer_id,
+                name,
+                links.acknowledged_hlc.get(peer.peer_id, 0),
+                connected=peer.state == PeerPhase.CONNECTED,
+                last_seen_ms=peer.last_seen_ms,
+                clock_offset_ms=peer.clock_offset_ms,
+                round_trip_ms=peer.round_trip_ms,
+                last_error=peer.last_error,
+            )
+        if loop.time() - trimmed >= TRIM_S:
+            trimmed = loop.time()
+            await _trim(state, reader, links)
+
+
+async def _trim(state: NodeState, reader: JournalReader, links: NodeLinks) -> None:
+    limits = state.settings.limits
+    by_name = {name: links.acknowledged_hlc.get(peer_id, 0) for peer_id, name in links.names.items()}
+    # A configured peer that was never seen has acknowledged nothing.
+    slowest = min((by_name.get(peer.name, 0) for peer in state.settings.peers), default=0)
+    state.journal_bytes, lost = await reader.trim(slowest, limits.journal_bytes_max)
+    for name in lost:
+        state.problem(f"journal {name}", f"journal_bytes_max was reached: {name} has lost changes, rejoin it")
+    await reader.trim_conflicts(limits.conflict_age_days, limits.conflict_rows_max)
+
+
+async def supervise(*loops: Awaitable[None]) -> None:
+    """Run loops until one ends; its error is raised and the others are cancelled."""
+    tasks = [asyncio.ensure_future(loop) for loop in loops]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)

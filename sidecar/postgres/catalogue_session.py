@@ -1,0 +1,53 @@
+"""The running node's view of the catalogue: attaches what is newly annotated, cheap when nothing changed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import psycopg
+
+from sidecar.core.catalog import TableSpec
+from sidecar.errors import TransientError
+from sidecar.postgres.admin import connect
+from sidecar.postgres.catalogue import catalogue_version
+from sidecar.postgres.migrations import migrate
+from sidecar.postgres.table_attach import attach_tables
+from sidecar.settings import Settings
+
+
+class CatalogueSession:
+    """One psycopg session; :meth:`refresh` may be called by several loops."""
+
+    def __init__(self, settings: Settings, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._version = ""
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, settings: Settings) -> CatalogueSession:
+        """Connect, and bring the schema up to date."""
+        connection = await connect(settings.node.dsn, waiting=True)
+        try:
+            await migrate(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        return cls(settings, connection)
+
+    async def refresh(self) -> tuple[tuple[TableSpec, ...] | None, list[str]]:
+        """The tables in force and the lines an operator should read; ``None`` when nothing changed since."""
+        async with self._lock:
+            try:
+                if self._version and await catalogue_version(self._connection) == self._version:
+                    return None, []
+                result = await attach_tables(self._connection, self._settings)
+            except psycopg.OperationalError as error:
+                raise TransientError(f"the database connection failed: {error}") from None
+            self._version = result.version
+            return result.tables, [str(problem) for problem in result.problems if problem.severity == "error"]
+
+    async def close(self) -> None:
+        """Close the session."""
+        await self._connection.close()

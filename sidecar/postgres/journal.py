@@ -1,0 +1,282 @@
+"""The journal: written by capture in the transaction that versions the changes, read by the links, trimmed by whole
+partitions once every peer has acknowledged them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from sidecar.core.arrays import text_array
+from sidecar.core.catalog import TableSpec, quote
+from sidecar.core.changes import DELETE, INSERT, REPLACE, ChangeSetHeader, ChangeSetPart, LocalChanges, TableChanges
+from sidecar.core.merge import capture
+from sidecar.core.merge.shapes import Shapes
+from sidecar.core.merge.staging import Argument, Shape, bind
+from sidecar.core.pgoutput import parse_lsn, show_lsn
+from sidecar.core.wire.bodies import pack_tables
+from sidecar.errors import FatalError
+from sidecar.postgres.session import Session
+from sidecar.postgres.statements import load
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStart:
+    """Where a restarted node resumes."""
+
+    node_id: int
+    hlc: int
+    slot: str
+    lsn: str
+    to_hlc: int
+    seq: int
+    clock: dict[int, int]
+
+
+class JournalWriter:
+    """Versions captured changes and appends them to the journal; one per node, on the capture session."""
+
+    def __init__(self, session: Session, node_id: int, partition_rows: int) -> None:
+        self._session = session
+        self._node_id = node_id
+        self._partition_rows = partition_rows
+        self._partitions: set[int] = set()
+        self._shapes = Shapes()
+        self._sql = load("journal")
+        self.seq = 0
+
+    async def start(self) -> JournalStart:
+        """Read where to resume; :class:`FatalError` when the database was not initialised."""
+        connection = self._session.connection
+        row = await connection.fetchrow(self._sql["read_node"])
+        if row is None:
+            raise FatalError("this database is not initialised", mend="run sidecar init")
+        clock = {r["node"]: r["hlc"] for r in await connection.fetch(self._sql["read_clock"])}
+        self.seq = row["seq"]
+        return JournalStart(row["id"], row["hlc"], row["slot"], row["lsn"], row["to_hlc"], row["seq"], clock)
+
+    @asynccontextmanager
+    async def change_set(self) -> AsyncIterator[None]:
+        """The transaction of one change set: its parts, then :meth:`finish`. Commits on leaving, or leaves no trace."""
+        seq = self.seq + 1
+        await self._ensure_partition(seq)
+        async with self._session.own_transaction():
+            self.seq = seq
+            try:
+                yield
+            except BaseException:
+                self.seq = seq - 1
+                raise
+
+    async def write_part(
+        self, header: ChangeSetHeader, changes: list[LocalChanges], specs: Mapping[int, TableSpec]
+    ) -> tuple[ChangeSetPart | None, list[int]]:
+        """Bring the row states up to date and append the part; ``None`` when nothing of it is shipped.
+
+        Also returns the ids of queued rewrites (local rows that must be rewritten by the merge loop).
+        """
+        shipped: list[TableChanges] = []
+        rewrites: list[int] = []
+        for local in changes:
+            spec = specs[local.table_id]
+            rewrites += await self._capture(spec, local)
+            if local.shipped is not None and local.shipped.rows:
+                shipped.append(local.shipped)
+        if not shipped and header.last and header.part == 0:
+            return None, rewrites
+        rows = sum(table.rows for table in shipped)
+        header = msgspec.structs.replace(header, rows=rows)
+        part = ChangeSetPart(header=header, body=pack_tables(shipped))
+        await self._session.connection.execute(
+            self._sql["insert_part"],
+            self.seq,
+            header.part,
+            header.last,
+            header.from_hlc,
+            header.to_hlc,
+            msgspec.msgpack.encode(header),
+            part.body,
+            header.format_version,
+        )
+        return part, rewrites
+
+    async def finish(self, lsn: int, to_hlc: int, issued_hlc: int) -> None:
+        """Record that everything up to ``lsn`` is captured; the last thing in the change set's transaction."""
+        connection = self._session.connection
+        await connection.execute(self._sql["advance_position"], show_lsn(lsn), to_hlc)
+        await connection.execute(self._sql["advance_own_clock"], self._node_id, to_hlc, issued_hlc)
+
+    async def close_interval(self, to_hlc: int) -> None:
+        """Record that nothing was committed here up to ``to_hlc`` beyond what is in the journal."""
+        async with self._session.own_transaction():
+            await self._session.connection.execute(self._sql["advance_own_clock"], self._node_id, to_hlc, to_hlc)
+
+    async def _capture(self, spec: TableSpec, local: LocalChanges) -> list[int]:
+        changes = local.changes
+        shape = self._shapes.pick(spec, changes)
+        others = self._local_arguments(spec, local)
+        counted = [c for c in spec.counters if c.attnum in shape.attnums]
+        lifecycle = bool(counted) and any(op in changes.ops for op in (INSERT, DELETE, REPLACE))
+
+        async def run(make: Any, shape: Shape = shape) -> list[Any]:
+            statement = make(spec, shape)
+            return await self._session.fetch(statement, bind(statement, spec, changes, others))
+
+        if counted:
+            await run(capture.deltas_statement)
+        if lifecycle:
+            await run(capture.genesis_statement)
+            await self._mark_seen(spec, local, await run(capture.seen_query))
+        queued = await run(capture.capture_statement)
+        if lifecycle:
+            await run(capture.base_statement)
+        return [row["id"] for row in queued] if counted else []
+
+    def _local_arguments(self, spec: TableSpec, local: LocalChanges) -> dict[str, Argument]:
+        others: dict[str, Argument] = {
+            "node": self._node_id,
+            "xids": local.xids.decode() or None,
+            "images": local.images.decode() or None,
+        }
+        carried = {name: i for i, name in enumerate(local.changes.columns)}
+        for column in spec.counters:
+            at = carried.get(column.name)
+            old = local.old_counters[at] if at is not None and local.old_counters else b""
+            others[f"old:{column.attnum}"] = old.decode() or None
+        return others
+
+    async def _mark_seen(self, spec: TableSpec, local: LocalChanges, rows: list[Any]) -> None:
+        """Put the sums that deletes and re-inserts had seen into the shipped changes."""
+        shipped = local.shipped
+        if not rows or shipped is None:
+            return
+        names = {column.attnum: column.name for column in spec.counters}
+        by_column: dict[int, dict[int, str]] = {}
+        for row in rows:
+            by_column.setdefault(row["attnum"], {})[row["ord"]] = row["seen"]
+        for attnum, seen in by_column.items():
+            values = [seen.get(position) for position in range(1, shipped.rows + 1)]
+            literal = text_array([None if value is None else value.encode() for value in values])
+            shipped.seen[shipped.columns.index(names[attnum])] = literal
+
+    async def _ensure_partition(self, seq: int) -> None:
+        number = seq // self._partition_rows
+        if number in self._partitions:
+            return
+        first = number * self._partition_rows
+        name = quote(f"journal_{number}")
+        async with self._session.own_transaction():
+            await self._session.connection.execute(
+                f"CREATE TABLE IF NOT EXISTS crdt_state.{name} PARTITION OF crdt_state.journal"
+                f" FOR VALUES FROM ({first}) TO ({first + self._partition_rows})"
+            )
+        self._partitions.add(number)
+
+
+class JournalReader:
+    """Reads parts for links that are behind, and trims; on a session of its own."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = asyncio.Lock()
+        self._sql = load("journal")
+
+    async def log_end(self) -> int:
+        """The end of the log: everything committed so far lies before it."""
+        async with self._lock:
+            return parse_lsn(str(await self._session.connection.fetchval(self._sql["insert_lsn"])))
+
+    async def nudge(self) -> None:
+        """Write and flush a little log: what was committed asynchronously before it can be decoded then."""
+        async with self._lock:
+            await self._session.connection.execute(self._sql["nudge"])
+
+    async def store_peer(
+        self,
+        peer_id: int,
+        name: str,
+        acknowledged: int,
+        *,
+        connected: bool,
+        last_seen_ms: int | None,
+        clock_offset_ms: float | None,
+        round_trip_ms: float | None,
+        last_error: str | None,
+    ) -> None:
+        """Write a peer as last seen, for crdt.nodes and crdt.lag."""
+        seen = None if last_seen_ms is None else datetime.fromtimestamp(last_seen_ms / 1000, UTC)
+        async with self._lock, self._session.own_transaction():
+            await self._session.connection.execute(
+                self._sql["store_peer"],
+                peer_id,
+                name,
+                acknowledged,
+                connected,
+                seen,
+                clock_offset_ms,
+                round_trip_ms,
+                last_error,
+            )
+
+    async def trim_conflicts(self, age_days: int, rows_max: int) -> None:
+        """Drop conflict records beyond the age or the number."""
+        async with self._lock, self._session.own_transaction():
+            await self._session.connection.execute(self._sql["trim_conflicts"], age_days, rows_max)
+
+    async def position_of(self, acknowledged: int, own_hlc: int) -> tuple[int, int]:
+        """For a peer that has everything up to ``acknowledged``: the seq it has last, and where the journal begins
+        (``from_hlc`` of the oldest row; ``own_hlc`` when the journal is empty)."""
+        async with self._lock:
+            row = await self._session.connection.fetchrow(self._sql["find_seq"], acknowledged, own_hlc)
+        assert row is not None, "an aggregate returns one row"
+        return row["seq"], row["oldest_from"]
+
+    async def parts_after(self, seq: int, part: int, limit: int) -> list[tuple[int, ChangeSetPart]]:
+        """The next parts in order, with their seq."""
+        async with self._lock:
+            rows = await self._session.connection.fetch(self._sql["read_parts"], seq, part, limit)
+        return [
+            (
+                row["seq"],
+                ChangeSetPart(header=msgspec.msgpack.decode(row["header"], type=ChangeSetHeader), body=row["body"]),
+            )
+            for row in rows
+        ]
+
+    async def trim(self, acknowledged: int, bytes_max: int) -> tuple[int, list[str]]:
+        """Drop partitions that every peer has merged up to hlc ``acknowledged``, and the oldest beyond ``bytes_max``.
+
+        Returns the journal's bytes and the names of peers that lost changes by the bound.
+        """
+        async with self._lock:
+            return await self._trim(acknowledged, bytes_max)
+
+    async def _trim(self, acknowledged: int, bytes_max: int) -> tuple[int, list[str]]:
+        connection = self._session.connection
+        done = await connection.fetchval(self._sql["acknowledged_seq"], acknowledged)
+        partitions = list(await connection.fetch(self._sql["partitions"]))
+        total = sum(row["bytes"] for row in partitions)
+        lost: list[str] = []
+        # The newest partition stays: it is the one being written.
+        for row in partitions[:-1]:
+            merged = done is not None and row["end_seq"] - 1 <= done
+            if not merged and total <= bytes_max:
+                break
+            if not merged:
+                lost += await self._mark_lost(row)
+            async with self._session.own_transaction():
+                await connection.execute(f"DROP TABLE crdt_state.{quote(row['name'])}")
+            total -= row["bytes"]
+        return total, lost
+
+    async def _mark_lost(self, partition: Any) -> list[str]:
+        connection = self._session.connection
+        last = await connection.fetchval(f"SELECT max(to_hlc) FROM crdt_state.{quote(partition['name'])}")
+        async with self._session.own_transaction():
+            rows = await connection.fetch(self._sql["mark_journal_lost"], last or 0)
+        return [row["name"] for row in rows]

@@ -1,0 +1,168 @@
+"""asyncpg sessions for the journal and the merge: fixed settings, own transactions, what the role may do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+import psycopg
+
+from sidecar.core.merge.staging import Argument, Statement
+from sidecar.errors import FatalError, SidecarError, TransientError
+from sidecar.postgres.admin import ECHO_PREFIX, SESSION_SETTINGS, connect_error, parse_dsn
+from sidecar.postgres.statements import load
+
+STATEMENTS_KEPT = 256
+"""Prepared statements per session, least recently used go first. A statement's plan takes some 100 kB on the server."""
+
+# The batches are arrays whose size the planner cannot know. Nested loops over the key indexes are right for every batch
+# size; hash joins over a whole user table, chosen by a wrong estimate, would be seconds instead of milliseconds.
+PLANNER_SETTINGS: dict[str, str] = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+    "work_mem": "64MB",
+}
+
+BEGIN_OWN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_logical_emit_message(true, '{ECHO_PREFIX}', '')"
+
+
+@dataclass(frozen=True, slots=True)
+class Privileges:
+    """What the role was allowed to do in this session."""
+
+    replica_role: bool
+    origin: bool
+
+
+class Session:
+    """One asyncpg connection with the sidecar's settings and a bounded cache of prepared statements."""
+
+    def __init__(self, connection: asyncpg.Connection, privileges: Privileges) -> None:
+        self.connection = connection
+        self.privileges = privileges
+        self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
+
+    @classmethod
+    async def open(cls, dsn: str, *, purpose: str, origin: bool, settings: Mapping[str, str] = {}) -> Session:
+        """Connect as ``sidecar/<purpose>``; raises the same one-line errors as :func:`sidecar.postgres.admin.connect`.
+
+        Where the role may, the session applies as a replica (user triggers and foreign keys do not fire) and under a
+        replication origin ``crdt_<purpose>`` (with ``origin``), which PostgreSQL 16+ filters at the source.
+        """
+        fixed = {k: v for k, v in SESSION_SETTINGS.items() if k != "client_encoding"}
+        options = {**fixed, **PLANNER_SETTINGS, **settings, "application_name": f"sidecar/{purpose}"}
+        connection = await _connect(dsn, options)
+        try:
+            replica = await _allowed(connection, "SET session_replication_role = replica")
+            under_origin = origin and await _origin(connection, f"crdt_{purpose}")
+        except BaseException:
+            await connection.close()
+            raise
+        return cls(connection, Privileges(replica, under_origin))
+
+    async def prepared(self, statement: Statement) -> asyncpg.prepared_stmt.PreparedStatement:
+        """The prepared form of a statement of this session."""
+        found = self._prepared.pop(statement.sql, None)
+        if found is None:
+            found = await self.connection.prepare(statement.sql)
+            if len(self._prepared) >= STATEMENTS_KEPT:
+                self._prepared.pop(next(iter(self._prepared)))
+        self._prepared[statement.sql] = found
+        return found
+
+    async def fetch(self, statement: Statement, arguments: list[Argument]) -> list[asyncpg.Record]:
+        """Run a generated statement."""
+        prepared = await self.prepared(statement)
+        return await prepared.fetch(*arguments)
+
+    def forget_statements(self) -> None:
+        """Drop prepared statements, after tables changed."""
+        self._prepared.clear()
+
+    async def begin(self) -> None:
+        """Start a transaction that capture recognises as the sidecar's own."""
+        await self.connection.execute(BEGIN_OWN)
+
+    async def commit(self) -> None:
+        """Commit."""
+        await self.connection.execute("COMMIT")
+
+    async def rollback(self) -> None:
+        """Roll back, unless the connection is gone (then the server does it)."""
+        if not self.connection.is_closed():
+            await self.connection.execute("ROLLBACK")
+
+    @asynccontextmanager
+    async def own_transaction(self) -> AsyncIterator[None]:
+        """:meth:`begin`, then :meth:`commit`, or :meth:`rollback` on error."""
+        await self.begin()
+        try:
+            yield
+            await self.commit()
+        except BaseException:
+            await self.rollback()
+            raise
+
+    async def own_node(self) -> None:
+        """Take the right to be the one sidecar of this database, for as long as this session lives."""
+        if not await self.connection.fetchval(load("journal")["try_own_node"]):
+            raise FatalError("another sidecar runs on this database", mend="stop it first; one database, one sidecar")
+
+    async def close(self) -> None:
+        """Close within a bounded time."""
+        if not self.connection.is_closed():
+            try:
+                await self.connection.close(timeout=2)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                self.connection.terminate()
+
+
+async def _connect(dsn: str, options: dict[str, str]) -> asyncpg.Connection:
+    parameters = parse_dsn(dsn)
+    try:
+        return await asyncpg.connect(dsn, server_settings=options, timeout=10, statement_cache_size=16)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise connect_error(_as_psycopg(error), parameters, waiting=True) from None
+
+
+def _as_psycopg(error: Exception) -> psycopg.Error:
+    return psycopg.OperationalError(str(error) or type(error).__name__)
+
+
+async def _allowed(connection: asyncpg.Connection, sql: str) -> bool:
+    try:
+        await connection.execute(sql)
+    except asyncpg.InsufficientPrivilegeError:
+        return False
+    return True
+
+
+async def _origin(connection: asyncpg.Connection, name: str) -> bool:
+    """Make the session speak under its replication origin; an origin can serve one session at a time."""
+    try:
+        known = await connection.fetchval("SELECT pg_replication_origin_oid($1)", name)
+        if known is None:
+            await connection.execute("SELECT pg_replication_origin_create($1)", name)
+        await connection.execute("SELECT pg_replication_origin_session_setup($1)", name)
+    except asyncpg.InsufficientPrivilegeError:
+        return False
+    except asyncpg.ObjectInUseError as error:
+        raise TransientError(f"replication origin {name} is in use: {error}", mend="stop the other sidecar") from None
+    return True
+
+
+def translate(error: Exception) -> Exception:
+    """A driver's error as one of ours where the loops must tell it apart; others pass as they are."""
+    if isinstance(error, SidecarError):
+        return error
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, ConnectionError, OSError)):
+        return TransientError(f"the database connection failed: {error}")
+    if isinstance(error, (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)):
+        return FatalError(str(error))
+    return error

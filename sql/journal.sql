@@ -1,0 +1,102 @@
+-- name: read_node
+-- This node and where it stands: one row, none before init.
+SELECT n.id, n.name, n.cluster, n.hlc, p.slot, p.lsn::text AS lsn, p.to_hlc,
+       coalesce((SELECT max(seq) FROM crdt_state.journal), 0) AS seq
+FROM crdt_state.node AS n, crdt_state.position AS p;
+
+-- name: read_clock
+-- This node's clock.
+SELECT node, hlc FROM crdt_state.clock;
+
+-- name: insert_part
+-- One part of a change set.
+INSERT INTO crdt_state.journal (seq, part, last, from_hlc, to_hlc, header, body, format_version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: advance_position
+-- Everything up to the LSN is in the journal, which ends at the hlc.
+UPDATE crdt_state.position SET lsn = greatest(lsn, $1::text::pg_lsn), to_hlc = $2;
+
+-- name: advance_own_clock
+-- This node's own entry, and the highest hlc it has issued.
+WITH issued AS (UPDATE crdt_state.node SET hlc = greatest(hlc, $3::int8))
+INSERT INTO crdt_state.clock AS c (node, hlc) VALUES ($1, $2)
+ON CONFLICT (node) DO UPDATE SET hlc = excluded.hlc;
+
+-- name: advance_clock
+-- A merged interval (from, to] of an origin: touches one row, or none when it does not fit (gap or duplicate).
+INSERT INTO crdt_state.clock AS c (node, hlc) SELECT $1, $3::int8 WHERE $2::int8 >= 0
+ON CONFLICT (node) DO UPDATE SET hlc = excluded.hlc WHERE c.hlc >= $2 AND c.hlc < $3
+RETURNING hlc;
+
+-- name: store_issued_hlc
+-- The highest hlc issued or observed, so that a restart resumes above it.
+UPDATE crdt_state.node SET hlc = $1 WHERE hlc < $1;
+
+-- name: read_parts
+-- The next parts after a position in the journal, in order.
+SELECT seq, part, last, header, body FROM crdt_state.journal
+WHERE (seq, part) > ($1, $2) ORDER BY seq, part LIMIT $3;
+
+-- name: find_seq
+-- The last change set that a peer has, given its acknowledged hlc: sending goes on after it.
+SELECT coalesce(max(seq), (SELECT min(seq) - 1 FROM crdt_state.journal), 0) AS seq,
+       coalesce((SELECT min(from_hlc) FROM crdt_state.journal WHERE part = 0 AND seq =
+                 (SELECT min(seq) FROM crdt_state.journal)), $2::int8) AS oldest_from
+FROM crdt_state.journal WHERE last AND to_hlc <= $1;
+
+-- name: acknowledged_seq
+-- The last change set that every peer has durably merged.
+SELECT max(seq) FROM crdt_state.journal WHERE last AND to_hlc <= $1;
+
+-- name: partitions
+-- The journal's partitions, oldest first: name, first and last possible seq, bytes.
+SELECT c.relname AS name,
+       substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''?(\d+)')::int8 AS first_seq,
+       substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''?(\d+)')::int8 AS end_seq,
+       pg_total_relation_size(c.oid) AS bytes
+FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'crdt_state.journal'::regclass ORDER BY 2;
+
+-- name: insert_lsn
+-- The end of the log: everything committed so far lies before it.
+SELECT pg_current_wal_insert_lsn()::text;
+
+-- name: store_peer
+-- A peer as last seen.
+INSERT INTO crdt_state.peer AS p
+    (id, name, acknowledged, connected, last_seen, clock_offset_ms, round_trip_ms, last_error)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (id) DO UPDATE SET name = excluded.name, acknowledged = greatest(p.acknowledged, excluded.acknowledged),
+    connected = excluded.connected, last_seen = coalesce(excluded.last_seen, p.last_seen),
+    clock_offset_ms = excluded.clock_offset_ms, round_trip_ms = excluded.round_trip_ms,
+    last_error = excluded.last_error;
+
+-- name: read_peers
+-- Peers known from earlier links.
+SELECT id, name, acknowledged, journal_lost FROM crdt_state.peer;
+
+-- name: mark_journal_lost
+-- Peers whose unmerged changes are no longer in the journal.
+UPDATE crdt_state.peer SET journal_lost = true WHERE acknowledged < $1 AND NOT journal_lost RETURNING name;
+
+-- name: read_rewrites
+-- Local rows to be rewritten, oldest first.
+SELECT id, table_id, row_key FROM crdt_state.rewrite ORDER BY id LIMIT $1;
+
+-- name: forget_rewrites
+-- Rewrites that are done.
+DELETE FROM crdt_state.rewrite WHERE id = ANY ($1::int8[]);
+
+-- name: trim_conflicts
+-- Conflict records beyond the age in days or the number of rows: the oldest go.
+DELETE FROM crdt_state.conflict WHERE detected < now() - make_interval(days => $1::int4)
+OR detected < (SELECT detected FROM crdt_state.conflict ORDER BY detected DESC OFFSET $2 LIMIT 1);
+
+-- name: try_own_node
+-- Whether this session now holds the right to be the one sidecar of this database. The key spells "crdt".
+SELECT pg_try_advisory_lock(1668441204, 1);
+
+-- name: nudge
+-- A tiny commit that is flushed, and with it everything before it.
+BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_logical_emit_message(true, 'crdt', ''); COMMIT;
