@@ -71,70 +71,85 @@ BEGIN
 END
 $do$;
 
+-- Where the one annotation of a text stands: {first character, length}, NULL without one. As in the sidecar's own reader the
+-- marker is a word of its own, in any case, not part of an address or a longer name; quoted parentheses do not count.
+CREATE OR REPLACE FUNCTION crdt.annotation_span(words text) RETURNS int4[]
+LANGUAGE plpgsql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    marker constant text := '(?:(?<![\w@])@crdt(?![\w@]|[.-]\w))';
+    before text := substring(words from '(?i)^(.*?)' || marker);
+    rest   text := substr(words, length(before) + length('@crdt') + 1);
+    size   int := coalesce(length(substring(rest from '^[ \t]*\(')), 0);
+    depth  int := CASE WHEN size > 0 THEN 1 ELSE 0 END;
+    quoted boolean := false;
+    letter text;
+BEGIN
+    IF before IS NULL THEN
+        RETURN NULL;
+    END IF;
+    WHILE depth > 0 LOOP
+        size := size + 1;
+        letter := substr(rest, size, 1);
+        IF letter = '' THEN
+            RAISE EXCEPTION 'the parenthesis after @crdt is not closed in %', quote_literal(words)
+                USING HINT = 'Write @crdt(word).';
+        ELSIF letter = '"' THEN
+            quoted := NOT quoted;
+        ELSIF NOT quoted THEN
+            depth := depth + CASE letter WHEN '(' THEN 1 WHEN ')' THEN -1 ELSE 0 END;
+        END IF;
+    END LOOP;
+    IF substr(rest, size + 1) ~* marker THEN
+        RAISE EXCEPTION 'more than one @crdt in %', quote_literal(words)
+            USING HINT = 'Keep one annotation per column and table.';
+    END IF;
+    RETURN ARRAY[length(before) + 1, length('@crdt') + size];
+END
+$function$;
+
 -- The comment with its annotation replaced, added or (words NULL) removed; the human text stays. Empty words: a bare @crdt.
 CREATE OR REPLACE FUNCTION crdt.comment_with_annotation(comment text, words text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
-    -- As in the sidecar's own reader: a word of its own, in any case, not part of an address or a longer name.
-    marker constant text := '(?:(?<![\w@])@crdt(?![\w@]|[.-]\w))';
+    blank  constant text := E' \t\r\n';
     old    text := coalesce(comment, '');
-    inner_ text := btrim(words, E' \t\r\n');
+    place  int4[] := crdt.annotation_span(old);
+    whole  int4[];
+    inside text := btrim(words, blank);
     new    text;
     before text;
     after  text;
-    opened text;
-    depth  int := 1;
-    quoted boolean := false;
-    letter text;
-    i      int := 0;
 BEGIN
-    IF inner_ ~* ('^' || marker) THEN
-        new := inner_;
-    ELSIF inner_ = '' THEN
-        new := '@crdt';
-    ELSE
-        new := '@crdt(' || inner_ || ')';
+    IF words IS NOT NULL THEN
+        whole := crdt.annotation_span(inside);
+        IF whole <> ARRAY[1, length(inside)] THEN
+            RAISE EXCEPTION '% is more than an annotation', quote_literal(inside)
+                USING HINT = 'Give the words alone, for example pn_counter.';
+        ELSIF whole IS NOT NULL THEN
+            inside := btrim(coalesce(substring(inside from '^@\w+[ \t]*\((.*)\)$'), ''), blank);
+        END IF;
+        new := CASE WHEN inside = '' THEN '@crdt' ELSE '@crdt(' || inside || ')' END;
+        IF crdt.annotation_span(new) IS DISTINCT FROM ARRAY[1, length(new)] THEN
+            RAISE EXCEPTION '% cannot stand in @crdt(...)', quote_literal(inside)
+                USING HINT = 'Close every parenthesis it opens.';
+        END IF;
     END IF;
-    before := substring(old from '(?i)^(.*?)' || marker);
-    IF before IS NULL THEN
+    IF place IS NULL THEN
         RETURN nullif(CASE WHEN new IS NULL THEN old
-                           WHEN btrim(old, E' \t\r\n') = '' THEN new
-                           ELSE rtrim(old, E' \t\r\n') || ' ' || new END, '');
+                           WHEN btrim(old, blank) = '' THEN new
+                           ELSE rtrim(old, blank) || ' ' || new END, '');
     END IF;
-    after := substr(old, length(before) + length('@crdt') + 1);
-    opened := substring(after from '^[ \t]*\(');
-    IF opened IS NOT NULL THEN
-        i := length(opened);
-        WHILE depth > 0 LOOP
-            i := i + 1;
-            letter := substr(after, i, 1);
-            IF letter = '' THEN
-                RAISE EXCEPTION 'the parenthesis after @crdt in the present comment is not closed'
-                    USING HINT = 'Correct the comment with COMMENT ON first.';
-            ELSIF letter = '"' THEN
-                quoted := NOT quoted;
-            ELSIF NOT quoted THEN
-                depth := depth + CASE letter WHEN '(' THEN 1 WHEN ')' THEN -1 ELSE 0 END;
-            END IF;
-        END LOOP;
-        after := substr(after, i + 1);
-    END IF;
-    IF after ~* marker THEN
-        RAISE EXCEPTION 'the present comment holds more than one @crdt'
-            USING HINT = 'Correct the comment with COMMENT ON first.';
-    END IF;
+    before := left(old, place[1] - 1);
+    after := substr(old, place[1] + place[2]);
     IF new IS NOT NULL THEN
         RETURN before || new || after;
     END IF;
-    IF btrim(before, E' \t\r\n') <> '' AND btrim(after, E' \t\r\n') <> '' THEN
-        IF before ~ '\s$' AND after ~ '^[^\s[:alnum:]]' THEN
-            RETURN rtrim(before, E' \t\r\n') || after;
-        END IF;
-        RETURN rtrim(before, E' \t\r\n') || ' ' || ltrim(after, E' \t\r\n');
-    END IF;
-    RETURN nullif(btrim(rtrim(before, E' \t\r\n') || btrim(after, E' \t\r\n'), E' \t\r\n'), '');
+    -- Only one of the two spaces around the annotation stays, and none before a full stop that followed it.
+    RETURN nullif(btrim(CASE WHEN after ~ '^[[:alnum:]]' THEN before ELSE rtrim(before, blank) END || after, blank), '');
 END
 $function$;
 

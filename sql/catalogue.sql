@@ -138,9 +138,9 @@ SELECT md5(coalesce(string_agg(
         (SELECT string_agg(concat_ws(',', d.objsubid, d.description), ';' ORDER BY d.objsubid)
          FROM pg_description AS d
          WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.description ILIKE '%@crdt%'),
-        (SELECT string_agg(concat_ws(',', x.indexrelid, x.indkey, x.indisunique, x.indisprimary, x.indimmediate, x.indislive),
+        (SELECT string_agg(concat_ws(',', x.indexrelid, i.relname, x.indkey, x.indisunique, x.indisprimary, x.indimmediate, x.indislive),
                     ';' ORDER BY x.indexrelid)
-         FROM pg_index AS x WHERE x.indrelid = c.oid)
+         FROM pg_index AS x JOIN pg_class AS i ON i.oid = x.indexrelid WHERE x.indrelid = c.oid)
     ), E'\n' ORDER BY c.oid), ''))
 FROM annotated
 JOIN pg_class AS c ON c.oid = annotated.oid

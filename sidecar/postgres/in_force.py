@@ -8,7 +8,7 @@ from sidecar.core.catalog import TableSpec
 from sidecar.postgres.catalogue import Catalogue
 from sidecar.postgres.facts import AttachedColumn, AttachedTable, Facts, Relation
 from sidecar.postgres.problem import Problem
-from sidecar.postgres.schema_check import column_spec, unique_columns
+from sidecar.postgres.schema_check import column_spec, key_index, unique_columns
 
 
 def needs_empty_state(wanted: TableSpec, table: AttachedTable, recorded: list[AttachedColumn]) -> list[Problem]:
@@ -89,6 +89,7 @@ def spec_in_force(
         row_rule=table.row_rule,
         unique=unique_columns(facts, relation.oid),
         relation_oid=relation.oid,
+        key_index=key_index(facts, relation.oid),
     )
 
 

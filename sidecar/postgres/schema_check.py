@@ -257,6 +257,11 @@ def unique_columns(facts: Facts, oid: int) -> tuple[tuple[str, ...], ...]:
     return tuple(dict.fromkeys(tuple(i.columns) for i in indexes if i.columns))
 
 
+def key_index(facts: Facts, oid: int) -> str:
+    """The name of the primary key's index, empty without one."""
+    return next((index.name for index in facts.indexes.get(oid, []) if index.is_primary), "")
+
+
 def _spec(under: Review, table_id: int) -> TableSpec:
     columns = []
     for column in under.columns:
@@ -272,4 +277,5 @@ def _spec(under: Review, table_id: int) -> TableSpec:
         row_rule=(under.table or TableAnnotation()).row_rule,
         unique=unique_columns(under.facts, under.relation.oid),
         relation_oid=under.relation.oid,
+        key_index=key_index(under.facts, under.relation.oid),
     )

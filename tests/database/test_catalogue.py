@@ -57,7 +57,7 @@ async def test_a_spec_says_everything_about_a_table(read: Read) -> None:
         """
     )
     (spec,) = catalogue.tables
-    assert (spec.table_id, spec.qualified, spec.row_rule) == (0, "shop.stock", "lww")
+    assert (spec.table_id, spec.qualified, spec.row_rule, spec.key_index) == (0, "shop.stock", "lww", "stock_pkey")
     assert [(c.name, c.attnum, c.base_type) for c in spec.key] == [("sku", 3, "uuid"), ("shelf", 2, "text")]
     assert [(c.name, c.attnum, c.type_name, c.base_type, c.crdt, c.not_null) for c in spec.columns] == [
         ("amount", 1, "bigint", "bigint", "pn_counter", True),
