@@ -6,7 +6,6 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from sidecar.errors import ConfigurationError
 from sidecar.peers.dialler import Dialler
 from sidecar.peers.handler import PeerHandler
 from sidecar.peers.link import Link
@@ -20,16 +19,11 @@ from sidecar.settings import Settings
 class PeerMesh:
     """``links``: the established links by peer name. ``states``: one record per peer, also for those that are down.
 
-    ``now_ms`` is the wall clock in Unix milliseconds. Raises :class:`ConfigurationError` for unusable TLS files or more
-    peers than ``limits.peers_max``.
+    ``now_ms`` is the wall clock in Unix milliseconds. Raises :class:`~sidecar.errors.ConfigurationError` for unusable
+    TLS files.
     """
 
     def __init__(self, settings: Settings, handler: PeerHandler, *, now_ms: Callable[[], int]) -> None:
-        if len(settings.peers) > settings.limits.peers_max:
-            raise ConfigurationError(
-                f"{len(settings.peers)} peers are listed, peers_max is {settings.limits.peers_max}",
-                mend="raise peers_max in [limits]",
-            )
         self._settings = settings
         self._tls = load_contexts(settings.tls)
         self._registry = LinkRegistry(settings, handler, now_ms=now_ms)
@@ -40,7 +34,7 @@ class PeerMesh:
     def listen(self) -> None:
         """Open the port; :meth:`run` does it when it was not done. Call it early to fail early.
 
-        Raises :class:`ConfigurationError` when the address cannot be used.
+        Raises :class:`~sidecar.errors.ConfigurationError` when the address cannot be used.
         """
         if self._socket is None:
             self._socket = open_port(self._settings.node.listen)
