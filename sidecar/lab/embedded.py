@@ -312,10 +312,12 @@ class EmbeddedPostgres:
             return
         shutil.rmtree(self.data_dir, ignore_errors=True)
         link = self.folder / "data"
-        if link.is_symlink():
-            link.unlink()
         for made in self._owned:
             made.remove()
+        if link.is_symlink():
+            link.unlink()
+            if self.data_dir.parent.exists() and self.data_dir.parent != self.folder:
+                self.data_dir.parent.rmdir()  # made and kept by an earlier server on this folder
 
     def __enter__(self) -> EmbeddedPostgres:
         return self.start()

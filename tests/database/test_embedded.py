@@ -97,6 +97,8 @@ def test_kept_files_can_be_started_again(tmp_path: Path) -> None:
         server.run_psql("CREATE TABLE t AS SELECT 42 AS n")
     with EmbeddedPostgres(tmp_path / "node", settings=FAST_SETTINGS) as again:
         assert one(again.dsn(), "SELECT n FROM t") == "42"
+    assert not again.data_dir.exists()
+    assert again.data_dir.parent == tmp_path / "node" or not again.data_dir.parent.exists()
 
 
 def orphaned_server(folder: Path) -> tuple[int, Path]:
