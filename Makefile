@@ -75,4 +75,4 @@ bench: $(STAMP)  ## measure against built-in logical replication, same machine, 
 clean:  ## remove .venv and all caches (also the servers' templates)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -rf "/var/tmp/pg-active-sidecar-$$(id -u)"
+	rm -rf "/var/tmp/pg-active-sidecar-$$(id -u)" "/dev/shm/pg-active-sidecar-$$(id -u)"

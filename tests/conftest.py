@@ -14,12 +14,17 @@ from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from sidecar.lab.embedded import FAST_SETTINGS, EmbeddedPostgres, drop_database
+from sidecar.lab.folders import memory_folder
 from sidecar.lab.waiting import wait_until as _wait_until
 
 # Deadlines of single examples fail on a machine that is busy with other work; the run as a whole has a timeout.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# Throwaway servers live in memory where there is plenty; SIDECAR_LAB_DATA names another place.
+if (_memory := memory_folder()) is not None:
+    os.environ.setdefault("SIDECAR_LAB_DATA", str(_memory))
 
 EMPTY_TEMPLATE = "template_for_tests"
 RESTRICTED_ROLE = "restricted"

@@ -52,6 +52,10 @@ FAST_SETTINGS: dict[str, str] = {
     # A killed process loses nothing without fsync, only a killed machine does; so tests of crash safety may use these.
     "fsync": "off",
     "full_page_writes": "off",
+    # Their data may lie in memory; and what a killed server shared goes with its data folder.
+    "dynamic_shared_memory_type": "mmap",
+    "min_wal_size": "32MB",
+    "max_wal_size": "256MB",
 }
 
 

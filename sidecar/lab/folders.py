@@ -1,7 +1,8 @@
 """The lab's folders: a cache that outlives the process, and temporary folders that do not.
 
 Both lie below ``/var/tmp``, because the server's account must be able to enter them (``/tmp/pytest-of-root`` or a
-home folder are closed to it).
+home folder are closed to it). Temporary folders may be moved to memory with ``SIDECAR_LAB_DATA``; the cache may not,
+as it can hold programs, and memory file systems are often mounted ``noexec``.
 """
 
 from __future__ import annotations
@@ -18,21 +19,50 @@ from typing import IO
 from sidecar.errors import ConfigurationError
 
 ENVIRONMENT_CACHE = "SIDECAR_LAB_CACHE"
+ENVIRONMENT_DATA = "SIDECAR_LAB_DATA"
+MEMORY_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108  the folder made in it is checked
+MEMORY_ROOM_BYTES = 4 * 1024**3  # three servers with a large transaction in their WAL, and room to spare
 OWNER_LOCK = "owner.lock"
 
 
 def cache_folder() -> Path:
-    """Where templates and copies are kept between runs: one folder per user, not writable by others."""
+    """Where templates and copies of programs are kept between runs."""
     named = os.environ.get(ENVIRONMENT_CACHE)
-    folder = Path(named) if named else Path("/var/tmp") / f"pg-active-sidecar-{os.geteuid()}"  # noqa: S108  checked below
+    return _own_folder(Path(named) if named else Path("/var/tmp") / f"pg-active-sidecar-{os.geteuid()}")  # noqa: S108
+
+
+def data_folder() -> Path:
+    """Where temporary folders are made."""
+    named = os.environ.get(ENVIRONMENT_DATA)
+    return _own_folder(Path(named)) if named else cache_folder()
+
+
+def memory_folder() -> Path | None:
+    """A folder in memory to name in ``SIDECAR_LAB_DATA``; ``None`` where memory is short.
+
+    A server starts and a database is created ten times faster there, which is what most tests consist of.
+    """
+    try:
+        file_system = os.statvfs(MEMORY_FILE_SYSTEM)
+        memory = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    available_kib = next((int(line.split()[1]) for line in memory.splitlines() if line.startswith("MemAvailable")), 0)
+    if file_system.f_bavail * file_system.f_frsize < MEMORY_ROOM_BYTES or available_kib * 1024 < 2 * MEMORY_ROOM_BYTES:
+        return None
+    return MEMORY_FILE_SYSTEM / f"pg-active-sidecar-{os.geteuid()}"
+
+
+def _own_folder(folder: Path) -> Path:
+    """Make it if need be; it must belong to this user and not be writable by others."""
     if not folder.exists():
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)  # whatever the umask is: the server's account must pass
     status = folder.lstat()
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise ConfigurationError(
-            f"cache folder {folder} belongs to somebody else or is writable by others",
-            mend=f"remove it, or name another with {ENVIRONMENT_CACHE}",
+            f"folder {folder} belongs to somebody else or is writable by others",
+            mend=f"remove it, or name others with {ENVIRONMENT_CACHE} and {ENVIRONMENT_DATA}",
         )
     return folder
 
@@ -56,9 +86,9 @@ class TemporaryFolder:
         self._before_removal = before_removal
         self._lock: IO[str] | None = None
         with cache_lock("temporary"):
-            for lock_path in cache_folder().glob(f"{prefix}*/{OWNER_LOCK}"):
+            for lock_path in data_folder().glob(f"{prefix}*/{OWNER_LOCK}"):
                 self._remove_if_orphaned(lock_path)
-            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=cache_folder()))
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=data_folder()))
             self.path.chmod(0o755)
             if not keep:
                 self._lock = (self.path / OWNER_LOCK).open("w")
