@@ -53,6 +53,11 @@ INSERT INTO crdt_state.position (slot, lsn) VALUES (%s, %s::pg_lsn)
 -- Whether the relation is in force (one boolean).
 SELECT EXISTS (SELECT FROM crdt_state.replicated_table WHERE relation_oid = %s AND detached IS NULL)
 
+-- name: is_published
+-- Whether the relation is in the publication (one boolean).
+SELECT EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
+               WHERE r.prrelid = %s AND p.pubname = 'crdt')
+
 -- name: read_detached
 -- Table ids of earlier attachments of the same name, whose state tables can go.
 SELECT table_id FROM crdt_state.replicated_table

@@ -129,7 +129,7 @@ WITH annotated AS (
 )
 SELECT md5(coalesce(string_agg(
     concat_ws(' ', c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident, c.relispartition, c.relowner,
-        c.relforcerowsecurity, c.relhastriggers,
+        c.relforcerowsecurity, c.relhastriggers, pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'USAGE'),
         EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
                 WHERE r.prrelid = c.oid AND p.pubname = 'crdt'),
         (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated,

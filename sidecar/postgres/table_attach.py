@@ -43,7 +43,7 @@ class AttachResult:
     """``tables`` are in force now; ``attached``, ``changed`` and ``detached`` name what this call did.
 
     ``version`` is the catalogue's version before it: while :func:`catalogue_version` returns the same, there is nothing
-    to do. It is empty when a table was busy and must be tried again.
+    to do. It is empty when a table was busy or failed and must be tried again.
     """
 
     tables: tuple[TableSpec, ...]
@@ -56,7 +56,7 @@ class AttachResult:
 
 @dataclass
 class _Round:
-    """What one call collects."""
+    """What one call collects. ``stale``: a step ran, so what was read before it may hold no more."""
 
     conn: Connection
     tries: int
@@ -64,8 +64,8 @@ class _Round:
     changed: list[str] = field(default_factory=list)
     detached: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    busy: bool = False
-    wrote: bool = False
+    again: bool = False
+    stale: bool = False
 
 
 async def attach_tables(conn: Connection, settings: Settings, *, tries: int = 1) -> AttachResult:
@@ -90,7 +90,7 @@ async def attach_tables(conn: Connection, settings: Settings, *, tries: int = 1)
     for spec in catalogue.tables:
         if not spec.table_id:
             await _attach(work, spec, relations[spec.relation_oid])
-    if work.wrote:
+    if work.stale:
         catalogue = await read_catalogue(conn)
     return AttachResult(
         tables=tables_in_force(catalogue, work.problems),
@@ -98,7 +98,7 @@ async def attach_tables(conn: Connection, settings: Settings, *, tries: int = 1)
         changed=work.changed,
         detached=work.detached,
         problems=list(in_order(work.problems)),
-        version="" if work.busy else version,
+        version="" if work.again else version,
     )
 
 
@@ -120,12 +120,13 @@ async def _try(work: _Round, table: str, step: Callable[[], Awaitable[bool]]) ->
                 raise
             reason = error.diag.message_primary or str(error)
             work.problems.append(Problem("error", f"could not be attached: {reason}", table=table))
+            work.again = True
             return False
         else:
-            work.wrote = work.wrote or done
+            work.stale = True
             return done
     del work.problems[before:]
-    work.busy = True
+    work.again = True
     work.problems.append(
         Problem("warning", "is busy: its lock could not be had", "it is tried again by itself", table=table)
     )
@@ -164,8 +165,15 @@ async def _publish(conn: Connection, relation: Relation) -> None:
     """Full replica identity, whose lock waits for every writer; then the publication."""
     name = quote_table(relation.schema, relation.name)
     await conn.execute(f"ALTER TABLE ONLY {name} REPLICA IDENTITY FULL")
-    if not relation.is_published:
+    if not await _is_published(conn, relation):
         await conn.execute(f"ALTER PUBLICATION crdt ADD TABLE ONLY {name}")
+
+
+async def _is_published(conn: Connection, relation: Relation) -> bool:
+    """Asked again under the lock: another process may have been faster."""
+    row = await (await conn.execute(_SQL["is_published"], (relation.oid,))).fetchone()
+    assert row is not None
+    return bool(row[0])
 
 
 async def _drop_left_over(conn: Connection, spec: TableSpec) -> None:
@@ -211,7 +219,7 @@ async def _record(conn: Connection, spec: TableSpec) -> None:
 async def _detach(work: _Round, table: AttachedTable, relation: Relation | None) -> None:
     async def step() -> bool:
         conn = work.conn
-        if relation is not None and relation.is_published:
+        if relation is not None and await _is_published(conn, relation):
             name = quote_table(relation.schema, relation.name)
             await conn.execute(f"ALTER PUBLICATION crdt DROP TABLE ONLY {name}")
         if relation is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -159,6 +160,40 @@ async def test_a_role_without_rights_gets_the_mend(restricted_dsn: str, db: Data
         with pytest.raises(ConfigurationError, match="may not create schemas") as caught:
             await initialise(conn, db.settings)
     assert "GRANT CREATE ON DATABASE" in caught.value.mend
+
+
+async def test_a_plain_role_that_owns_its_tables_is_enough(db: Database) -> None:
+    """LOGIN, REPLICATION, CREATE on the database and its own tables; no superuser anywhere."""
+    name = db.settings.node.dsn.rsplit("/", 1)[1]
+    await db.app.execute(
+        f"CREATE ROLE plain_owner LOGIN REPLICATION; CREATE ROLE app_owner; GRANT app_owner TO plain_owner;"
+        f"GRANT CREATE ON DATABASE {name} TO plain_owner; {POSTS} ALTER TABLE posts OWNER TO app_owner"
+    )
+    await db.app.execute("INSERT INTO posts (id, title) VALUES (gen_random_uuid(), 'genesis')")
+    dsn = db.settings.node.dsn.replace("//postgres@", "//plain_owner@")
+    try:
+        async with await connect(dsn) as conn:
+            report = await initialise(conn, db.settings)
+            assert report.attached == ["public.posts"]
+            assert {p.severity for p in report.problems} <= {"warning", "advice"}
+            await conn.set_autocommit(True)
+            query = "SELECT writer FROM public.posts AS p, crdt.explain('public.posts', p.id::text)"
+            assert await (await conn.execute(query)).fetchall() == [("genesis",), ("genesis",), (None,)]
+            assert (await initialise(conn, db.settings)).attached == []
+    finally:
+        await db.app.execute("SELECT pg_drop_replication_slot(%s)", [f"sidecar_{db.settings.node.id}"])
+        await db.app.execute("DROP OWNED BY plain_owner, app_owner CASCADE; DROP ROLE plain_owner, app_owner")
+
+
+async def test_two_that_attach_at_once_do_it_once(db: Database) -> None:
+    await db.init()
+    await db.app.execute(POSTS)
+    async with await connect(db.settings.node.dsn) as other:
+        results = await asyncio.gather(*(attach_tables(conn, db.settings, tries=50) for conn in (db.conn, other)))
+    assert sorted(result.attached for result in results) == [[], ["public.posts"]]
+    assert results[0].tables == results[1].tables
+    assert len(results[0].tables) == 1
+    assert [p for result in results for p in result.problems if p.severity == "error"] == []
 
 
 async def test_a_new_annotation_is_taken_up_without_init(db: Database) -> None:
@@ -346,6 +381,33 @@ CHANGES: dict[str, str] = {
     "renamed table": "ALTER TABLE posts RENAME TO p",
     "annotation away": "COMMENT ON COLUMN posts.likes IS NULL",
 }
+
+
+async def test_a_failed_table_is_tried_again(db: Database) -> None:
+    await db.init()
+    await db.app.execute(POSTS)
+    await db.app.execute(
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$;"
+        "CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('ALTER PUBLICATION') EXECUTE FUNCTION refuse()"
+    )
+    result = await attach_tables(db.conn, db.settings)
+    assert (result.attached, result.version) == ([], "")
+    assert [p.message for p in result.problems if p.severity == "error"] == ["could not be attached: not today"]
+    await db.app.execute("DROP EVENT TRIGGER refuse")
+    assert (await attach_tables(db.conn, db.settings)).attached == ["public.posts"]
+
+
+async def test_a_granted_right_is_noticed(db: Database, restricted_dsn: str) -> None:
+    await db.app.execute("CREATE TABLE t (id uuid PRIMARY KEY); COMMENT ON TABLE t IS '@crdt'; CREATE ROLE t_owner")
+    try:
+        await db.app.execute("ALTER TABLE t OWNER TO t_owner")
+        async with await connect(restricted_dsn) as conn:
+            before = await catalogue_version(conn)
+            assert await catalogue_version(conn) == before
+            await db.app.execute("GRANT t_owner TO restricted")
+            assert await catalogue_version(conn) != before
+    finally:
+        await db.app.execute("DROP OWNED BY t_owner; DROP ROLE t_owner")
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
