@@ -13,12 +13,14 @@ CREATE TABLE crdt_state.node (
     attached   timestamptz NOT NULL DEFAULT now()
 );
 
--- What capture has made durable: everything committed up to lsn is in the journal; to_hlc is the journal's end.
+-- What capture has made durable: everything committed up to lsn is in the journal; to_hlc is the journal's end, and
+-- everything up to dropped_hlc has left it.
 CREATE TABLE crdt_state.position (
     singleton  boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     slot       text NOT NULL,
-    lsn        pg_lsn NOT NULL,
-    to_hlc     int8 NOT NULL DEFAULT 0
+    lsn         pg_lsn NOT NULL,
+    to_hlc      int8 NOT NULL DEFAULT 0,
+    dropped_hlc int8 NOT NULL DEFAULT 0
 );
 
 -- This node's clock: everything of node n up to hlc is durably merged here. Its own row is the journal's end.

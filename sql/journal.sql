@@ -15,7 +15,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: advance_position
 -- Everything up to the LSN is in the journal, which ends at the hlc.
-UPDATE crdt_state.position SET lsn = greatest(lsn, $1::text::pg_lsn), to_hlc = $2;
+UPDATE crdt_state.position SET lsn = greatest(lsn, $1::text::pg_lsn), to_hlc = greatest(to_hlc, $2);
 
 -- name: advance_own_clock
 -- This node's own entry, and the highest hlc it has issued.
@@ -39,11 +39,14 @@ SELECT seq, part, last, header, body FROM crdt_state.journal
 WHERE (seq, part) > ($1, $2) ORDER BY seq, part LIMIT $3;
 
 -- name: find_seq
--- The last change set that a peer has, given its acknowledged hlc: sending goes on after it.
-SELECT coalesce(max(seq), (SELECT min(seq) - 1 FROM crdt_state.journal), 0) AS seq,
-       coalesce((SELECT min(from_hlc) FROM crdt_state.journal WHERE part = 0 AND seq =
-                 (SELECT min(seq) FROM crdt_state.journal)), $2::int8) AS oldest_from
-FROM crdt_state.journal WHERE last AND to_hlc <= $1;
+-- For a peer that has everything up to an hlc: the last change set it has, and up to where the journal was dropped.
+SELECT coalesce((SELECT max(seq) FROM crdt_state.journal WHERE last AND to_hlc <= $1),
+                (SELECT min(seq) - 1 FROM crdt_state.journal), 0) AS seq,
+       (SELECT dropped_hlc FROM crdt_state.position) AS dropped_hlc;
+
+-- name: store_dropped
+-- The journal begins after this hlc.
+UPDATE crdt_state.position SET dropped_hlc = greatest(dropped_hlc, $1);
 
 -- name: acknowledged_seq
 -- The last change set that every peer has durably merged.

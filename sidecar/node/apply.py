@@ -29,6 +29,8 @@ HELD_RETRY_S = 1.0
 DATABASE_RETRY_S = 0.5
 """After errors of the server itself."""
 
+_CAUSES: dict[type[Exception], str] = {DirtyRowsError: "dirty_rows", UniqueSwapError: "unique_swap"}
+
 
 class Applier:
     """The merge loop. ``merger`` is replaced after a lost connection."""
@@ -122,8 +124,8 @@ class Applier:
         try:
             sets = [self._opened(received) for received in ready]
             result = await self._merger.merge(sets, self._observe)
-        except DirtyRowsError:
-            self._state.counters.retry("dirty_rows")
+        except (DirtyRowsError, UniqueSwapError) as error:
+            self._state.counters.retry(_CAUSES[type(error)])
             await self._one_by_one(ready)
             return
         except Exception as error:
@@ -146,10 +148,8 @@ class Applier:
                 tries += 1
                 await self._merger.wait_for_capture(CAPTURE_WAIT_S)
                 result = await self._merger.merge_locked(merge_set, self._observe, isolate=isolate)
-            except DirtyRowsError:
-                self._state.counters.retry("dirty_rows")
-            except UniqueSwapError:
-                self._state.counters.retry("unique_swap")
+            except (DirtyRowsError, UniqueSwapError) as error:
+                self._state.counters.retry(_CAUSES[type(error)])
             except Exception as error:
                 if is_row_error(error) and not isolate:
                     isolate = True

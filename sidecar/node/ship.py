@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+import msgspec
+
 from sidecar.core.changes import ChangeSetPart
 from sidecar.errors import TransientError
 from sidecar.node.state import NodeState
@@ -81,9 +83,8 @@ class Shipper:
 
     async def run(self, acknowledged: int) -> None:
         """``acknowledged``: how far the peer's clock covers this node. Returns or raises when the link ends."""
-        own = self._state.clock.get(self._state.node_id, 0)
-        self._seq, oldest = await self._reader.position_of(acknowledged, own)
-        if acknowledged < oldest:
+        self._seq, dropped_hlc = await self._reader.position_of(acknowledged)
+        if acknowledged < dropped_hlc:
             # The journal's bound was reached while the peer was away: never skipped silently (invariant 3).
             line = f"{self._link.peer_name} needs changes that are no longer in this journal; rejoin that node"
             self._state.problem(f"journal {self._link.peer_name}", line)
@@ -99,7 +100,7 @@ class Shipper:
             if parts is None:
                 parts = await self._reader.parts_after(self._seq, part_number, READ_PARTS)
             for seq, part in parts:
-                await self._link.send_part(part)
+                await self._link.send_part(self._joined(part))
                 self._seq = seq
                 part_number = WHOLE if part.header.last else part.header.part
                 if part.header.last:
@@ -111,6 +112,14 @@ class Shipper:
                 self._seq = max(self._seq, newest)
                 part_number = WHOLE
             await self._wait()
+
+    def _joined(self, part: ChangeSetPart) -> ChangeSetPart:
+        """The part, reaching back to what the link was sent before: nothing was committed in between, but the peer may
+        not have been told (a heartbeat missed while the link was down)."""
+        if part.header.from_hlc <= self.sent_hlc:
+            return part
+        header = msgspec.structs.replace(part.header, from_hlc=self.sent_hlc)
+        return ChangeSetPart(header=header, body=part.body)
 
     async def _wait(self) -> None:
         async with self._tail.moved:

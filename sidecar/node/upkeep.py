@@ -36,7 +36,7 @@ async def heartbeat_loop(
             async with state.writer_lock:
                 # Capture may have gone past it meanwhile; then there is nothing left to close.
                 if hlc > state.clock.get(state.node_id, 0):
-                    await writer.close_interval(hlc)
+                    await writer.close_interval(lsn, hlc)
                     state.advance(state.node_id, hlc)
         links.beat()
 

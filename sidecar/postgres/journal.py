@@ -111,9 +111,10 @@ class JournalWriter:
         await connection.execute(self._sql["advance_position"], show_lsn(lsn), to_hlc)
         await connection.execute(self._sql["advance_own_clock"], self._node_id, to_hlc, issued_hlc)
 
-    async def close_interval(self, to_hlc: int) -> None:
-        """Record that nothing was committed here up to ``to_hlc`` beyond what is in the journal."""
+    async def close_interval(self, lsn: int, to_hlc: int) -> None:
+        """Record that nothing was committed here up to ``lsn`` and ``to_hlc`` beyond what is in the journal."""
         async with self._session.own_transaction():
+            await self._session.connection.execute(self._sql["advance_position"], show_lsn(lsn), 0)
             await self._session.connection.execute(self._sql["advance_own_clock"], self._node_id, to_hlc, to_hlc)
 
     async def _capture(self, spec: TableSpec, local: LocalChanges) -> list[int]:
@@ -228,13 +229,13 @@ class JournalReader:
         async with self._lock, self._session.own_transaction():
             await self._session.connection.execute(self._sql["trim_conflicts"], age_days, rows_max)
 
-    async def position_of(self, acknowledged: int, own_hlc: int) -> tuple[int, int]:
-        """For a peer that has everything up to ``acknowledged``: the seq it has last, and where the journal begins
-        (``from_hlc`` of the oldest row; ``own_hlc`` when the journal is empty)."""
+    async def position_of(self, acknowledged: int) -> tuple[int, int]:
+        """For a peer that has everything up to hlc ``acknowledged``: the seq it has last, and the hlc up to which the
+        journal was dropped. A peer below that hlc has lost changes."""
         async with self._lock:
-            row = await self._session.connection.fetchrow(self._sql["find_seq"], acknowledged, own_hlc)
-        assert row is not None, "an aggregate returns one row"
-        return row["seq"], row["oldest_from"]
+            row = await self._session.connection.fetchrow(self._sql["find_seq"], acknowledged)
+        assert row is not None, "a SELECT without FROM returns one row"
+        return row["seq"], row["dropped_hlc"]
 
     async def parts_after(self, seq: int, part: int, limit: int) -> list[tuple[int, ChangeSetPart]]:
         """The next parts in order, with their seq."""
@@ -267,16 +268,12 @@ class JournalReader:
             merged = done is not None and row["end_seq"] - 1 <= done
             if not merged and total <= bytes_max:
                 break
-            if not merged:
-                lost += await self._mark_lost(row)
+            name = f"crdt_state.{quote(row['name'])}"
+            last = await connection.fetchval(f"SELECT coalesce(max(to_hlc), 0) FROM {name}")
             async with self._session.own_transaction():
-                await connection.execute(f"DROP TABLE crdt_state.{quote(row['name'])}")
+                await connection.execute(self._sql["store_dropped"], last)
+                marked = [] if merged else await connection.fetch(self._sql["mark_journal_lost"], last)
+                await connection.execute(f"DROP TABLE {name}")
+            lost += [peer["name"] for peer in marked]
             total -= row["bytes"]
         return total, lost
-
-    async def _mark_lost(self, partition: Any) -> list[str]:
-        connection = self._session.connection
-        last = await connection.fetchval(f"SELECT max(to_hlc) FROM crdt_state.{quote(partition['name'])}")
-        async with self._session.own_transaction():
-            rows = await connection.fetch(self._sql["mark_journal_lost"], last or 0)
-        return [row["name"] for row in rows]
