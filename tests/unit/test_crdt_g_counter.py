@@ -54,6 +54,12 @@ def test_re_insert_restarts_and_keeps_unseen_increases() -> None:
     assert value(merge(elsewhere, delete(state))) == 17
 
 
+def test_increments_that_came_between_delete_and_re_insert_are_kept() -> None:
+    state = genesis(Decimal(10))
+    dead = merge(delete(state), increment(state, Decimal(4), node=2))
+    assert value(insert(dead, Decimal(100), node=1)) == 104
+
+
 def test_genesis_may_be_negative_or_null() -> None:
     assert value(genesis(Decimal(-7))) == -7
     assert value(insert(delete(genesis(Decimal(-7))), Decimal(2), node=1)) == 2

@@ -55,6 +55,12 @@ def test_increments_that_the_delete_had_not_seen_are_kept() -> None:
     assert value(merge(elsewhere, delete(state))) == 9
 
 
+def test_increments_that_came_between_delete_and_re_insert_are_kept() -> None:
+    state = genesis(Decimal(10))
+    dead = merge(delete(state), increment(state, Decimal(4), node=2))
+    assert value(insert(dead, Decimal(100), node=1)) == 104
+
+
 def test_concurrent_re_inserts_add_up() -> None:
     gone = delete(genesis(Decimal(10)))
     assert value(merge(insert(gone, Decimal(3), node=1), insert(gone, Decimal(4), node=2))) == 7
