@@ -80,8 +80,8 @@ class Dialler:
                 )
         except TimeoutError:
             raise self._unreachable(f"no answer within {CONNECT_S:.0f} s") from None
-        except (OSError, OverflowError) as error:
-            raise self._unreachable(getattr(error, "strerror", None) or str(error)) from None
+        except OSError as error:
+            raise self._unreachable(error.strerror or str(error)) from None
         frame_bytes_max = self._registry.settings.limits.frame_bytes_max
         return Connection(reader, writer, dialled=True, frame_bytes_max=frame_bytes_max)
 

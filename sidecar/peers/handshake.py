@@ -98,7 +98,7 @@ async def settle(connection: Connection, slot: Slot) -> None:
     if not isinstance(answer, Accept):
         raise refusal(answer)
     if not decides:
-        await _give_up(slot)
+        await _give_up(slot, session.peer)
         connection.write(session.accept())
 
 
@@ -111,12 +111,15 @@ async def _choose(connection: Connection, slot: Slot, peer: Hello) -> None:
     if choose(standing, peer.boot_id, dialled=connection.dialled) is Choice.DUPLICATE:
         connection.write(Refuse("there is a link already", temporary=True))
         raise DuplicateLinkError(f"{peer.node_name} is linked already")
-    await _give_up(slot)
+    await _give_up(slot, peer)
 
 
-async def _give_up(slot: Slot) -> None:
-    if slot.link is not None:
-        slot.link.close("replaced by a newer connection")
+async def _give_up(slot: Slot, peer: Hello) -> None:
+    link = slot.link
+    if link is not None:
+        again = link.hello.boot_id == peer.boot_id
+        what = "a newer connection" if again else f"another start of {peer.node_name!r}; stop one if two are running"
+        link.close(f"replaced by {what}")
         await slot.until(lambda: slot.link is None)
 
 

@@ -35,8 +35,8 @@ def open_port(listen: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         port_socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ConfigurationError(
             f"cannot listen on {listen} for peers: {reason.lower()}",
             mend="stop the process that uses the address, or change listen in [node]",

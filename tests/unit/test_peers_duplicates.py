@@ -65,7 +65,9 @@ class Peer:
 
     async def listen(self) -> str:
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self._incoming.put_nowait(Played(reader, writer))
+            played = Played(reader, writer)
+            self.connections.append(played)
+            self._incoming.put_nowait(played)
 
         self._server = await asyncio.start_server(connected, "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()
@@ -74,7 +76,6 @@ class Peer:
     async def dialled(self) -> Played:
         """The next connection that the node opened; its Hello was heard."""
         played = await asyncio.wait_for(self._incoming.get(), DEADLINE_S)
-        self.connections.append(played)
         await played.hear(Hello)
         return played
 
@@ -194,6 +195,7 @@ async def test_an_accept_that_is_never_answered_frees_the_place(
     await lab.start(a)
     mute = await peer.dial(a)
     await mute.hear(Accept)
+    monkeypatch.setattr("sidecar.peers.registry.HANDSHAKE_S", 10.0)
     played = await peer.dial(a)
     await played.hear(Accept)
     played.accept()

@@ -230,17 +230,21 @@ async def test_nobody_at_the_address(lab: Lab, lines: list[dict[str, object]]) -
 
 async def test_a_listener_that_does_not_answer(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "HANDSHAKE_S", 0.1)
-    mute = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    writers: list[asyncio.StreamWriter] = []
+    mute = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
     host, port = mute.sockets[0].getsockname()
     a = lab.node("a", 1, peers={"b": f"{host}:{port}"})
     await lab.start(a)
     await until(lambda: "did not finish the handshake" in (a.mesh.states["b"].last_error or ""))
     mute.close()
+    for writer in writers:
+        writer.close()
 
 
 async def test_a_listener_that_speaks_something_else(lab: Lab) -> None:
     def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
+        writer.close()
 
     other = await asyncio.start_server(greet, "127.0.0.1", 0)
     host, port = other.sockets[0].getsockname()
