@@ -163,6 +163,14 @@ class TimingSettings(_Section):
         return duration_ms(value) if isinstance(value, str) and not value.strip().isdigit() else value
 
 
+class LabSettings(_Section):
+    """``[lab]``: for experiments only; nothing here belongs into the configuration of a node that matters."""
+
+    clock_skew_ms: Annotated[int, Field(ge=-3_600_000, le=3_600_000)] = 0
+    """Milliseconds added to the wall clock wherever the node reads it, commit times included: tests run nodes with
+    wrong clocks on one machine. At most an hour either way, so that a slip cannot poison clocks for years."""
+
+
 # Keys that may stand outside their home, because that is where people look for them: (path, home).
 ALIASES: tuple[tuple[tuple[str, ...], tuple[str, str]], ...] = (
     (("insecure",), ("node", "insecure")),
@@ -209,6 +217,7 @@ class Settings(BaseSettings):
     tls: TlsSettings | None = None
     limits: LimitSettings = LimitSettings()
     timing: TimingSettings = TimingSettings()
+    lab: LabSettings = LabSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -27,7 +27,7 @@ from sidecar.core.pgoutput import (
     unix_ms,
 )
 from sidecar.errors import SchemaError
-from sidecar.node.state import CaptureProgress, NodeState, now_ms
+from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.postgres.admin import ECHO_PREFIX
 from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.replication import ReplicationStream
@@ -160,7 +160,7 @@ class Capture:
         """The first change of a transaction: only now is it known to be a foreign one."""
         self._begin = None
         self._open = True
-        self._committed_ms = unix_ms(begin.commit_us)
+        self._committed_ms = unix_ms(begin.commit_us) + self._state.clock_skew_ms
         if self._state.pending_since_ms is None:
             self._state.pending_since_ms = self._committed_ms
         self._hlc = self._state.hlc.issue(self._committed_ms)
@@ -291,7 +291,7 @@ class Capture:
             last=last,
             transactions=taken.transactions,
             rows=taken.rows,
-            committed_ms=taken.committed_ms or now_ms(),
+            committed_ms=taken.committed_ms or state.now_ms(),
         )
 
     def _done(self, taken: _Taken, rewrites: bool) -> None:

@@ -9,7 +9,7 @@ from sidecar.core.wire.messages import Heartbeat, Hello
 from sidecar.errors import ProtocolError
 from sidecar.node.inbox import Inbox
 from sidecar.node.ship import Shipper, Tail, ship
-from sidecar.node.state import NodeState, now_ms
+from sidecar.node.state import NodeState
 from sidecar.peers.link import Link
 from sidecar.postgres.journal import JournalReader
 
@@ -110,4 +110,4 @@ class NodeLinks:
 
     @property
     def now(self) -> int:
-        return now_ms()
+        return self._state.now_ms()

@@ -20,7 +20,7 @@ from sidecar.node.inbox import Inbox
 from sidecar.node.links import NodeLinks
 from sidecar.node.pulse import Pulse
 from sidecar.node.ship import Tail
-from sidecar.node.state import CaptureProgress, NodeState, now_ms
+from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.node.status import NodeStatusSource
 from sidecar.node.upkeep import catalogue_loop, heartbeat_loop, peers_loop, supervise
 from sidecar.peers.mesh import PeerMesh
@@ -56,7 +56,7 @@ class Node:
         )
         self._tail = Tail()
         self._links = NodeLinks(self.state, self._inbox, self._tail, uuid.uuid4().hex)
-        self._mesh = PeerMesh(settings, self._links, now_ms=now_ms)
+        self._mesh = PeerMesh(settings, self._links, now_ms=self.state.now_ms)
         self._pulse = Pulse()
         self._reader: JournalReader | None = None
         self.progress = CaptureProgress(self._nudge)

@@ -22,7 +22,7 @@ Ping = Callable[[int], Coroutine[Any, Any, None]]
 """Asks the walsender for its position until it has reached the LSN."""
 
 
-def now_ms() -> int:
+def _wall_ms() -> int:
     """Wall clock, Unix milliseconds; the one place where the node reads it."""
     return time.time_ns() // 1_000_000
 
@@ -33,6 +33,7 @@ class NodeState:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.node_id = settings.node.id
+        self.clock_skew_ms = settings.lab.clock_skew_ms
         self.clock: dict[int, int] = {}
         self.hlc = HybridClock()
         self.writer_lock = asyncio.Lock()
@@ -48,6 +49,10 @@ class NodeState:
         self.clock_moved = asyncio.Event()
         self.tables_changed = asyncio.Event()
         self.rewrites_due = asyncio.Event()
+
+    def now_ms(self) -> int:
+        """This node's wall clock, Unix milliseconds: wrong by ``[lab] clock_skew_ms`` in experiments."""
+        return _wall_ms() + self.clock_skew_ms
 
     def set_tables(self, tables: Iterable[TableSpec]) -> bool:
         """Take over the tables in force; whether anything changed."""
@@ -71,7 +76,7 @@ class NodeState:
 
     def capture_lag_ms(self) -> float:
         """Age of the oldest local commit that is decoded and not captured; 0 when there is none."""
-        return 0.0 if self.pending_since_ms is None else max(0.0, float(now_ms() - self.pending_since_ms))
+        return 0.0 if self.pending_since_ms is None else max(0.0, float(self.now_ms() - self.pending_since_ms))
 
     def set_catalogue_problems(self, lines: list[str]) -> None:
         """The present problems of annotated tables, in place of the former."""

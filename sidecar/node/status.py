@@ -19,7 +19,7 @@ from sidecar.core.status import (
 from sidecar.node.inbox import Inbox
 from sidecar.node.links import NodeLinks
 from sidecar.node.pulse import Pulse
-from sidecar.node.state import CaptureProgress, NodeState, now_ms
+from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.peers.mesh import PeerMesh
 from sidecar.peers.status import PeerPhase
 
@@ -95,7 +95,7 @@ class NodeStatusSource:
 
     def _peers(self) -> list[PeerStatus]:
         out = []
-        now = now_ms()
+        now = self._state.now_ms()
         for name, peer in sorted(self._mesh.states.items()):
             known = peer.peer_id
             hlc = self._state.clock.get(known, 0) if known is not None else 0

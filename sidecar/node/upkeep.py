@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from sidecar.node.links import NodeLinks
-from sidecar.node.state import CaptureProgress, NodeState, now_ms
+from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.peers.mesh import PeerMesh
 from sidecar.peers.status import PeerPhase
 from sidecar.postgres.journal import JournalReader, JournalWriter
@@ -30,7 +30,7 @@ async def heartbeat_loop(
     interval_s = state.settings.timing.heartbeat_ms / 1000
     while True:
         await asyncio.sleep(interval_s)
-        hlc = state.hlc.issue(now_ms())
+        hlc = state.hlc.issue(state.now_ms())
         lsn = await reader.log_end()
         if await progress.captured(lsn, CLOSE_WAIT_S):
             async with state.writer_lock:

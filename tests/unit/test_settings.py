@@ -306,3 +306,11 @@ def test_addresses() -> None:
     assert [is_loopback(host) for host in ("localhost", "127.9.9.9", "::1", "0.0.0.0", "10.0.0.1", "db")] == (
         [True, True, True, False, False, False]
     )
+
+
+def test_a_wrong_clock_is_for_experiments_and_bounded(write) -> None:
+    assert load(write(NODE)).lab.clock_skew_ms == 0
+    assert load(write(NODE + "[lab]\nclock_skew_ms = -400\n")).lab.clock_skew_ms == -400
+    assert "lab.clock_skew_ms: must be less than or equal to 3600000" in line_of(
+        write(NODE + "[lab]\nclock_skew_ms = 3600001\n")
+    )
