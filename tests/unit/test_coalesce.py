@@ -312,6 +312,36 @@ def test_deferred_keys_swapped() -> None:
     assert set(parse_array(local.changes.ops)) == {b"R"}
 
 
+def test_a_touched_row_is_deleted_by_its_latest_image() -> None:
+    """A column that is not replicated changes in between: still the same row, not a deferred key."""
+    plan, coalescer = RelationPlan.build(relation_of("id", "body", "n", "extra"), SIMPLE), Coalescer()
+    one_transaction(coalescer, 1)
+    coalescer.insert(plan, [b"1", b"a", b"1", b"x"])
+    coalescer.update(plan, [b"1", b"a", b"1", b"x"], [b"1", b"a", b"1", b"y"])
+    coalescer.delete(plan, [b"1", b"a", b"1", b"y"])
+    coalescer.commit()
+    (local,) = coalescer.take()
+    assert local.changes.ops == b"{D}"
+
+
+def test_operations_that_only_deferred_keys_can_bring() -> None:
+    plan, coalescer = simple_plan(), one_transaction(Coalescer())
+    before: list[Value] = [b"1", b"a", b"1"]
+    for key in (b"1", b"2", b"3"):
+        coalescer.update(plan, [key, b"a", b"1"], [key, b"b", b"1"])
+    coalescer.delete(plan, before)
+    coalescer.update(plan, before, [b"1", b"c", b"4"])
+    coalescer.insert(plan, [b"2", b"d", b"5"])
+    coalescer.update(plan, [b"3", b"b", b"1"], [b"3", b"b", b"1"])
+    coalescer.insert(plan, [b"3", b"e", b"6"])
+    coalescer.commit()
+    (local,) = coalescer.take()
+    assert local.changes.ops == b"{R,R,R}"
+    assert parse_array(local.changes.values[0]) == [b"c", b"d", b"e"]
+    assert parse_array(local.changes.values[1]) == [b"4", b"5", b"6"]
+    assert parse_array(local.old_counters[1]) == [b"1", b"1", b"1"]
+
+
 def test_mask_words_of_a_wide_table() -> None:
     names = [f"c{i}" for i in range(2 * MASK_BITS + 1)]
     spec = TableSpec(1, "public", "t", (column("id", 1),), tuple(column(n, i + 2) for i, n in enumerate(names)))
