@@ -55,10 +55,13 @@ class ReceivedSet:
             self.bodies.clear()
         if self.file is None:
             self.bodies.append(part.body)
+        else:
+            self.file.write(part.body)
+        if self.file is None and part.header.last:
             self.credits.append((grant, part_bytes(part)))
         else:
-            # What is in the file holds no memory: the peer may go on sending the rest at once.
-            self.file.write(part.body)
+            # A part that waits for later ones must not hold the credit they need: a set larger than the link's window
+            # would wait for itself. SPOOL_MEMORY_BYTES bounds its memory instead.
             grant(part_bytes(part))
 
     @property
