@@ -93,12 +93,12 @@ class Coalescer:
         row = rows.get(key)
         hlc = self._hlc
         if row is None:
-            rows[key] = HeldRow(INSERT, hlc, self._xid, new, NO_TUPLE, None, hlc)
+            rows[key] = HeldRow(INSERT, hlc, self._xid, new, NO_TUPLE, None, hlc, None, None, size)
             self.rows += 1
             self.bytes += ROW_OVERHEAD_BYTES + size
             return
         old = row.old if row.op is DELETE or row.op is REPLACE else row.new
-        rows[key] = HeldRow(REPLACE, hlc, self._xid, new, old, None, hlc)
+        rows[key] = HeldRow(REPLACE, hlc, self._xid, new, old, None, hlc, None, None, self._grown(row, size))
 
     def update(self, plan: RelationPlan, old: TupleData | None, new: TupleData, size: int = 0) -> None:
         """A changed row, with the whole old row (:class:`SchemaError` without)."""
@@ -124,10 +124,13 @@ class Coalescer:
         key = plan.key_of(new)
         row = rows.get(key)
         if row is None:
-            rows[key] = HeldRow(TOUCH if changed.touch else UPDATE, self._hlc, self._xid, new, old, changed)
+            op = TOUCH if changed.touch else UPDATE
+            rows[key] = HeldRow(op, self._hlc, self._xid, new, old, changed, None, None, None, size)
             self.rows += 1
             self.bytes += ROW_OVERHEAD_BYTES + size
             return
+        if size > row.size:
+            row.size = self._grown(row, size)
         self._update_held(plan, row, changed, old, new)
 
     def _update_held(
@@ -190,7 +193,9 @@ class Coalescer:
             row.op = REPLACE
             row.old = old
             return
-        rows[key] = HeldRow(DELETE, self._hlc, self._xid, NO_TUPLE, old)
+        else:
+            size = self._grown(row, size)
+        rows[key] = HeldRow(DELETE, self._hlc, self._xid, NO_TUPLE, old, None, None, None, None, size)
 
     def take(self) -> list[LocalChanges]:
         """What was collected, tables in the order of their first change; afterwards nothing is held.
@@ -202,6 +207,13 @@ class Coalescer:
         self._current = {}
         self.rows = self.bytes = self.transactions = 0
         return [local_changes(table.plan, table.rows.values()) for table in tables]
+
+    def _grown(self, row: HeldRow, size: int) -> int:
+        """Count what a further message adds to a held row: a hot row counts once, at its largest."""
+        if size <= row.size:
+            return row.size
+        self.bytes += size - row.size
+        return size
 
     def _rows(self, plan: RelationPlan) -> dict[Any, HeldRow]:
         """The rows of a plan seen for the first time since the last take."""

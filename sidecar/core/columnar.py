@@ -25,7 +25,8 @@ class HeldRow(msgspec.Struct, gc=False, eq=False):
     ``new``: the row as it is now (INSERT, REPLACE, UPDATE, TOUCH). ``old``: the row as the delete saw it (DELETE,
     REPLACE), or before the update (UPDATE). ``changed`` is set for an UPDATE by one transaction alone; after a second
     one ``values`` holds column index -> new text or delta. ``hlcs`` holds column index -> hlc of its last write where
-    that is not known from ``inserted`` (INSERT, REPLACE) or ``hlc`` (a single UPDATE).
+    that is not known from ``inserted`` (INSERT, REPLACE) or ``hlc`` (a single UPDATE). ``size``: bytes of the largest
+    message so far, as counted by the coalescer.
     """
 
     op: bytes
@@ -37,6 +38,7 @@ class HeldRow(msgspec.Struct, gc=False, eq=False):
     inserted: bytes | None = None
     values: dict[int, Any] | None = None
     hlcs: dict[int, bytes] | None = None
+    size: int = 0
 
 
 NO_TUPLE: TupleData = []

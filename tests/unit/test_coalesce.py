@@ -406,6 +406,12 @@ def test_bounds_for_the_caller() -> None:
     coalescer.update(plan, [b"1", b"a", b"1"], [b"1", b"b", b"1"], 1000)
     coalescer.delete(plan, [b"2", b"b", b"1"], 500)
     assert (coalescer.rows, coalescer.bytes, coalescer.transactions) == (2, 1500 + 2 * ROW_OVERHEAD_BYTES, 0)
+    # A held row counts once, at its largest.
+    coalescer.update(plan, [b"1", b"b", b"1"], [b"1", b"c", b"1"], 1200)
+    coalescer.update(plan, [b"1", b"c", b"1"], [b"1", b"d", b"1"], 800)
+    coalescer.delete(plan, [b"1", b"d", b"1"], 1300)
+    coalescer.insert(plan, [b"1", b"e", b"1"], 1400)
+    assert (coalescer.rows, coalescer.bytes) == (2, 1900 + 2 * ROW_OVERHEAD_BYTES)
     coalescer.commit()
     assert coalescer.transactions == 1
 
