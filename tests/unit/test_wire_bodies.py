@@ -55,6 +55,13 @@ def test_tables_come_back_equal(rows: list[tuple[bytes, bytes | None]]) -> None:
     assert unpack_tables(pack_tables([original, original])) == [original, original]
 
 
+@pytest.mark.parametrize("key", [b",", b'"', b"\\", b'","', b'\\","\\', b"NULL", b"", b"{}", b'\\"', b"a\\"])
+def test_keys_that_look_like_array_syntax(key: bytes) -> None:
+    for rows in (1, 2, 3):
+        original = table(rows, 0, keys=[text_array([key] * rows)])
+        assert unpack_tables(pack_tables([original])) == [original]
+
+
 @pytest.mark.parametrize("columns", [0, 1, MASK_BITS, MASK_BITS + 1, COLUMNS_MAX])
 def test_widths_that_fit(columns: int) -> None:
     original = table(columns=columns)
