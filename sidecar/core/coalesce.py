@@ -9,13 +9,15 @@ What a row's entry becomes when a further operation on the same key arrives:
     TOUCH    REPLACE      UPDATE (or TOUCH)     DELETE
     UPDATE   REPLACE      UPDATE                DELETE
     INSERT   REPLACE      INSERT                DELETE
-    REPLACE  REPLACE      REPLACE               DELETE
+    REPLACE  REPLACE      REPLACE               (split)
     DELETE   REPLACE      REPLACE               DELETE
     =======  ===========  ====================  =======
 
-An update that leaves the text image of every replicated column as it was is a TOUCH: it changes the entry's xid and
-nothing else. An update that changes the key is a delete of the old key and an insert of the new one. Inserts into a
-held live row and updates of a held deleted one come from deferrable primary keys only, see :meth:`Coalescer.delete`.
+A DELETE keeps what the entry had written before. A REPLACE is never deleted in the same batch, see
+:meth:`Coalescer.must_split`. An update that leaves the text image of every replicated column as it was is a TOUCH: it
+changes the entry's xid and nothing else. An update that changes the key is a delete of the old key and an insert of
+the new one. Inserts into a held live row and updates of a held deleted one come from deferrable primary keys only, see
+:meth:`Coalescer.delete`.
 
 Tuples are kept as decoded and compared once; :mod:`sidecar.core.columnar` makes the columns of them.
 """
@@ -54,7 +56,7 @@ class Coalescer:
     caller's bounds. A transaction may be taken in parts: a key then occurs again in a later part.
     """
 
-    __slots__ = ("_current", "_hlc", "_open", "_tables", "_xid", "bytes", "rows", "transactions")
+    __slots__ = ("_current", "_hlc", "_open", "_replaced", "_tables", "_xid", "bytes", "rows", "transactions")
 
     def __init__(self) -> None:
         self.rows = 0
@@ -65,6 +67,7 @@ class Coalescer:
         self._xid = b""
         self._hlc = b""
         self._open = False
+        self._replaced = False
 
     def begin(self, xid: int, hlc: int) -> None:
         """Start a transaction; ``hlc`` must be above those of all transactions before it."""
@@ -97,8 +100,11 @@ class Coalescer:
             self.rows += 1
             self.bytes += ROW_OVERHEAD_BYTES + size
             return
-        old = row.old if row.op is DELETE or row.op is REPLACE else row.new
-        rows[key] = HeldRow(REPLACE, hlc, self._xid, new, old, None, hlc, None, None, self._grown(row, size))
+        deleted = row.op is DELETE or row.op is REPLACE
+        old = row.old if deleted else row.new
+        before = row.values if deleted else None
+        rows[key] = HeldRow(REPLACE, hlc, self._xid, new, old, None, hlc, before, None, self._grown(row, size))
+        self._replaced = True
 
     def update(self, plan: RelationPlan, old: TupleData | None, new: TupleData, size: int = 0) -> None:
         """A changed row, with the whole old row (:class:`SchemaError` without)."""
@@ -192,10 +198,23 @@ class Coalescer:
         elif (row.op is INSERT or row.op is REPLACE) and row.new != old:
             row.op = REPLACE
             row.old = old
+            self._replaced = True
             return
         else:
             size = self._grown(row, size)
-        rows[key] = HeldRow(DELETE, self._hlc, self._xid, NO_TUPLE, old, None, None, None, None, size)
+        values, hlcs = (None, None) if row is None else _written_before(plan, row)
+        rows[key] = HeldRow(DELETE, self._hlc, self._xid, NO_TUPLE, old, None, None, values, hlcs, size)
+
+    def must_split(self, plan: RelationPlan, old: TupleData | None, new: TupleData | None = None) -> bool:
+        """Whether the caller must :meth:`take` before this delete (or update from ``old`` to ``new``): it deletes a row
+        that this batch has deleted and inserted already. One entry cannot say what each of the deletes had seen."""
+        if not self._replaced or old is None:
+            return False
+        key = plan.key_of(old)
+        row = self._current.get(plan, _NO_ROWS).get(key)
+        if row is None or row.op is not REPLACE or row.new != old:
+            return False
+        return new is None or plan.key_of(new) != key
 
     def take(self) -> list[LocalChanges]:
         """What was collected, tables in the order of their first change; afterwards nothing is held.
@@ -205,6 +224,7 @@ class Coalescer:
         tables = self._tables
         self._tables = []
         self._current = {}
+        self._replaced = False
         self.rows = self.bytes = self.transactions = 0
         return [local_changes(table.plan, table.rows.values()) for table in tables]
 
@@ -231,6 +251,29 @@ class Coalescer:
         self._tables.append(HeldTable(plan, rows))
         self._current[plan] = rows
         return rows
+
+
+_NO_ROWS: dict[Any, HeldRow] = {}
+
+
+def _written_before(plan: RelationPlan, row: HeldRow) -> tuple[dict[int, Any] | None, dict[int, bytes] | None]:
+    """What a row's entry wrote before its delete: values or deltas, and hlcs, by column index. They travel with the
+    delete, because it may lose to a concurrent later write, and then the row comes back whole."""
+    if row.op is UPDATE:
+        if row.values is not None:
+            return row.values, row.hlcs
+        assert row.changed is not None, "an update is held as tuples or as values"
+        return _first_values(plan, row), dict.fromkeys(row.changed.columns, row.hlc)
+    if row.op is DELETE:
+        return row.values, row.hlcs
+    if row.op is TOUCH:
+        return None, None
+    assert row.inserted is not None, "an inserted row has the hlc of its insert"
+    values = {
+        i: counter_delta(None, row.new[position]) if column.is_counter else row.new[position]
+        for i, (column, position) in enumerate(zip(plan.spec.columns, plan.positions, strict=True))
+    }
+    return values, dict.fromkeys(values, row.inserted) | (row.hlcs or {})
 
 
 def _no_old_row(plan: RelationPlan) -> SchemaError:

@@ -138,14 +138,11 @@ def local_changes(plan: RelationPlan, rows: Iterable[HeldRow]) -> LocalChanges:
     table = _Table(plan, _carried(plan, full, deleted, merged, groups))
     if full:
         _add_full(table, full)
-    if deleted:
-        _add_deleted(table, deleted)
+    for columns, members in _by_columns(deleted).items():
+        _add_deleted(table, members, columns)
     for changed, members in groups.items():
         _add_updated(table, members, changed.columns)
-    by_columns: dict[tuple[int, ...], list[HeldRow]] = {}
-    for row in merged:
-        by_columns.setdefault(tuple(sorted(row.values or ())), []).append(row)
-    for columns, members in by_columns.items():
+    for columns, members in _by_columns(merged).items():
         _add_merged(table, members, columns)
     shipped = table.changes() if table.rows else None
     if touched:
@@ -158,6 +155,14 @@ def local_changes(plan: RelationPlan, rows: Iterable[HeldRow]) -> LocalChanges:
         old_counters=[c.literal() for c in table.old_counters],
         shipped=shipped,
     )
+
+
+def _by_columns(rows: Iterable[HeldRow]) -> dict[tuple[int, ...], list[HeldRow]]:
+    """Rows grouped by the columns they wrote."""
+    groups: dict[tuple[int, ...], list[HeldRow]] = {}
+    for row in rows:
+        groups.setdefault(tuple(sorted(row.values or ())), []).append(row)
+    return groups
 
 
 def _carried(
@@ -174,7 +179,7 @@ def _carried(
     needed: set[int] = set()
     for changed in groups:
         needed.update(changed.columns)
-    for row in merged:
+    for row in (*merged, *deleted):
         needed.update(row.values or ())
     if deleted:
         needed.update(i for i, column in enumerate(specs) if column.is_counter)
@@ -202,8 +207,19 @@ def _add_full(table: _Table, rows: list[HeldRow]) -> None:
             table.values[slot].add(text_array([values[position] for values in tuples]))
         late = [_late(row, i) for row in rows] if revised else None
         _add_sparse(table.late[slot], late, count)
-        old = [row.old[position] if row.op is REPLACE else None for row in rows] if replaced else None
-        _add_sparse(table.old_counters[slot], old if specs[i].is_counter else None, count)
+        old = [_old_counter(row, i, position) for row in rows] if replaced and specs[i].is_counter else None
+        _add_sparse(table.old_counters[slot], old, count)
+
+
+def _old_counter(row: HeldRow, column: int, position: int) -> bytes | None:
+    """A replaced row's counter before this batch: without the deltas that the batch's own delete has swallowed."""
+    if row.op is not REPLACE:
+        return None
+    value = row.old[position]
+    swallowed = (row.values or {}).get(column)
+    if not swallowed:
+        return value
+    return counter_text(counter_delta(counter_text(swallowed), value))
 
 
 def _late(row: HeldRow, column: int) -> bytes | None:
@@ -219,18 +235,18 @@ def _add_sparse(column: _Column, values: Sequence[bytes | None] | None, count: i
         column.add(text_array(values))
 
 
-def _add_deleted(table: _Table, rows: list[HeldRow]) -> None:
+def _add_deleted(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -> None:
+    """DELETE rows, all of which wrote the same columns before they were deleted."""
     plan, count = table.plan, len(rows)
     specs = plan.spec.columns
     tuples = [row.old for row in rows]
-    table.rows_in(rows, tuples, ())
+    table.rows_in(rows, tuples, columns)
     table.ops.repeat(DELETE, count)
     table.inserted.nulls(count)
     table.images.add(text_array([_image(plan, values) for values in tuples]))
+    _add_written(table, rows, columns)
     for slot, i in enumerate(table.carried):
         position = plan.positions[i]
-        table.values[slot].nulls(count)
-        table.late[slot].nulls(count)
         old = [values[position] for values in tuples] if specs[i].is_counter else None
         _add_sparse(table.old_counters[slot], old, count)
 
@@ -271,9 +287,14 @@ def _add_updated(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -
 
 def _add_merged(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -> None:
     """Rows updated by several transactions, all in the same columns."""
-    specs, count = table.plan.spec.columns, len(rows)
     table.rows_in(rows, [row.new for row in rows], columns)
-    _no_delete(table, UPDATE, count)
+    _no_delete(table, UPDATE, len(rows))
+    _add_written(table, rows, columns)
+
+
+def _add_written(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -> None:
+    """Values (or deltas) and late hlcs of rows that hold them by column."""
+    specs, count = table.plan.spec.columns, len(rows)
     for slot, i in enumerate(table.carried):
         if i not in columns:
             table.values[slot].nulls(count)

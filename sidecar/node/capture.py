@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart, LocalChanges
 from sidecar.core.coalesce import Coalescer, RelationPlan
@@ -111,7 +112,9 @@ class Capture:
         coalescer, limits = self._coalescer, self._limits
         for raw in self._messages:
             if raw[XLOG_HEADER_BYTES] in _ROWS:
-                self._row(raw)
+                if not self._row(raw):
+                    self._messages = chain((raw,), self._messages)
+                    return True
                 if coalescer.rows >= limits.batch_rows_max or coalescer.bytes >= limits.batch_bytes_max:
                     return True
             else:
@@ -136,25 +139,32 @@ class Capture:
                 await asyncio.wait({reading})
         return reading.result() if not reading.cancelled() else []
 
-    def _row(self, raw: bytes) -> None:
+    def _row(self, raw: bytes) -> bool:
+        """Take one row change; False when the held batch must be written before it."""
         if self._skip:
-            return
+            return True
         begin = self._begin
         if begin is not None:
             self._start(begin)
         message = decode(raw, XLOG_HEADER_BYTES)
+        coalescer = self._coalescer
         if isinstance(message, Update):
             plan = self._plans[message.relation_oid]
             if plan is not None:
-                self._coalescer.update(plan, message.old, message.new, len(raw))
+                if coalescer.must_split(plan, message.old, message.new):
+                    return False
+                coalescer.update(plan, message.old, message.new, len(raw))
         elif isinstance(message, Insert):
             plan = self._plans[message.relation_oid]
             if plan is not None:
-                self._coalescer.insert(plan, message.new, len(raw))
+                coalescer.insert(plan, message.new, len(raw))
         elif isinstance(message, Delete):
             plan = self._plans[message.relation_oid]
             if plan is not None:
-                self._coalescer.delete(plan, message.old, len(raw))
+                if coalescer.must_split(plan, message.old):
+                    return False
+                coalescer.delete(plan, message.old, len(raw))
+        return True
 
     def _start(self, begin: Begin) -> None:
         """The first change of a transaction: only now is it known to be a foreign one."""

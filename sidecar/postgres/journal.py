@@ -18,7 +18,7 @@ from sidecar.core.changes import DELETE, INSERT, REPLACE, ChangeSetHeader, Chang
 from sidecar.core.merge import capture
 from sidecar.core.merge.shapes import Shapes
 from sidecar.core.merge.staging import Argument, Shape, bind
-from sidecar.core.pgoutput import parse_lsn, show_lsn
+from sidecar.core.pgoutput import parse_lsn, record_end, show_lsn
 from sidecar.core.wire.bodies import pack_tables
 from sidecar.errors import FatalError
 from sidecar.postgres.session import Session
@@ -190,7 +190,7 @@ class JournalReader:
     async def log_end(self) -> int:
         """The end of the log: everything committed so far lies before it."""
         async with self._lock:
-            return parse_lsn(str(await self._session.connection.fetchval(self._sql["insert_lsn"])))
+            return record_end(parse_lsn(str(await self._session.connection.fetchval(self._sql["insert_lsn"]))))
 
     async def nudge(self) -> None:
         """Write and flush a little log: what was committed asynchronously before it can be decoded then."""

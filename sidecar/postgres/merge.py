@@ -20,7 +20,7 @@ from sidecar.core.merge.apply import check_statement, lock_statement, merge_stat
 from sidecar.core.merge.quarantine import quarantine_statement
 from sidecar.core.merge.shapes import Shapes
 from sidecar.core.merge.staging import Argument, Shape, Statement, bind, full_shape
-from sidecar.core.pgoutput import parse_lsn
+from sidecar.core.pgoutput import parse_lsn, record_end
 from sidecar.core.versions import VersionVector
 from sidecar.errors import ApplyError, DirtyRowsError, HeldError, ProtocolError, TransientError
 from sidecar.postgres.session import Session
@@ -208,7 +208,7 @@ class Merger:
     async def log_end(self) -> int:
         """The end of the log: what is committed now lies before it."""
         connection = self._session.connection
-        return parse_lsn(str(await connection.fetchval(self._sql["insert_lsn"])))
+        return record_end(parse_lsn(str(await connection.fetchval(self._sql["insert_lsn"]))))
 
     async def _check(self, merge_set: MergeSet) -> bool:
         """Whether any row is dirty; remembers the (row, xmin) pairs, which are clean once capture has passed."""

@@ -100,14 +100,14 @@ def _excess(spec: TableSpec, attnum: int, shape: Shape) -> tuple[str, str]:
         " - greatest(c.seen_decreased - c.base_decreased, 0)), 0)"
         f" FROM {counter_table(spec)} AS c WHERE {keys} AND c.attnum = {attnum})"
     )
+    # A coalesced delete and re-insert (R) has seen everything, so only what it undoes itself stays: the rest goes here.
+    on_state = " AND ".join(f"r.k_{k.attnum} = g.k_{k.attnum}" for k in spec.key)
+    former = f"(SELECT coalesce(sum(r.x_{attnum}), 0) FROM {row_table(spec)} AS r WHERE {on_state})"
     fresh = (
-        f"nullif(CASE g.op WHEN 'D' THEN coalesce(g.old_{attnum}, 0) ELSE 0 END"
-        f" - CASE g.op WHEN 'I' THEN {erased} ELSE 0 END + {undone}, 0)"
+        f"nullif(CASE g.op WHEN 'D' THEN coalesce(g.old_{attnum}, 0) WHEN 'I' THEN - {erased}"
+        f" WHEN 'R' THEN - {former} ELSE 0 END + {undone}, 0)"
     )
-    # A coalesced delete and re-insert (R) has seen everything: only what it undoes itself stays as excess.
-    existing = f"coalesce(excluded.x_{attnum}, 0) + coalesce(s.x_{attnum}, 0)"
-    replaced = f"(excluded.row_node <> 0 AND s.row_xmin IS NOT NULL) THEN excluded.x_{attnum}"
-    return fresh, f"CASE WHEN {replaced} ELSE nullif({existing}, 0) END"
+    return fresh, f"nullif(coalesce(s.x_{attnum}, 0) + coalesce(excluded.x_{attnum}, 0), 0)"
 
 
 def deltas_statement(spec: TableSpec, shape: Shape) -> Statement:
