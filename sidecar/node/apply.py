@@ -96,6 +96,9 @@ class Applier:
                 if places[origin] >= len(queue):
                     continue
                 head = queue[places[origin]]
+                if head.header.to_hlc <= clock.get(origin, 0):
+                    # Sent again after a reconnect, right behind the first copy: dropped once that one is merged.
+                    continue
                 if not self._covered(head.header, clock):
                     continue
                 rows += head.rows
