@@ -78,6 +78,7 @@ class Shipper:
         self._reader = reader
         self._tail = tail
         self._seq = 0
+        self._part = WHOLE
         self.sent_hlc = 0
         self.caught_up = False
 
@@ -92,17 +93,17 @@ class Shipper:
             return
         self._state.problem(f"journal {self._link.peer_name}", None)
         self.sent_hlc = acknowledged
-        part_number = WHOLE
         while self._link.is_open:
             newest = self._tail.newest_seq
-            parts = self._tail.after(self._seq)
+            # The rest of a change set that was begun is in the journal only; the tail knows whole ones.
+            parts = self._tail.after(self._seq) if self._part == WHOLE else None
             from_journal = parts is None
             if parts is None:
-                parts = await self._reader.parts_after(self._seq, part_number, READ_PARTS)
+                parts = await self._reader.parts_after(self._seq, self._part, READ_PARTS)
             for seq, part in parts:
                 await self._link.send_part(self._joined(part))
                 self._seq = seq
-                part_number = WHOLE if part.header.last else part.header.part
+                self._part = WHOLE if part.header.last else part.header.part
                 if part.header.last:
                     self.sent_hlc = part.header.to_hlc
             if from_journal and parts:
@@ -110,7 +111,7 @@ class Shipper:
             if from_journal and not parts:
                 # Sequence numbers without rows (transactions that changed nothing), up to what was there before.
                 self._seq = max(self._seq, newest)
-                part_number = WHOLE
+                self._part = WHOLE
             await self._wait()
 
     def _joined(self, part: ChangeSetPart) -> ChangeSetPart:
@@ -136,7 +137,10 @@ class Shipper:
     def heartbeat(self) -> None:
         """Tell the peer how far this node is closed; only what the link has been sent before may be counted on."""
         own = self._state.clock.get(self._state.node_id, 0)
-        if self.caught_up and own > self.sent_hlc:
+        # A set may be published and this link's task not awake yet: then the interval up to the clock is not empty, and
+        # a peer that took it for empty would drop the set as a duplicate.
+        pending = self._tail.newest_seq > self._seq or self._part != WHOLE
+        if self.caught_up and not pending and own > self.sent_hlc:
             self._link.send_heartbeat(own, self.sent_hlc)
         elif self._link.is_open:
             self._link.send_heartbeat(0, 0)
