@@ -97,7 +97,7 @@ class LabCluster:
         self._command = tuple(command)
         self._schema_sql = schema_sql
         self._proxied = proxied
-        self._sections: Sections = sections or {}
+        self._sections: dict[str, Mapping[str, Any]] = dict(sections or {})
         self._env = _environment(sidecar_env or {})
         self.nodes = [self._node(index, pg_bin=pg_bin, server_settings=server_settings or {}) for index in range(size)]
 
@@ -154,8 +154,19 @@ class LabCluster:
                     host, _, port = peer.listen.rpartition(":")
                     node.proxies[peer.name] = LinkProxy((host, int(port)), seed=node.id * 1024 + peer.id)
                     await node.proxies[peer.name].start()
-            addresses = {p.name: node.proxies[p.name].address if self._proxied else p.listen for p in peers}
-            node.config_path.write_text(_configuration(node, addresses, self._sections))
+            self._write_configuration(node, {})
+
+    def _write_configuration(self, node: LabNode, sections: Sections) -> None:
+        peers = [peer for peer in self.nodes if peer is not node]
+        addresses = {p.name: node.proxies[p.name].address if self._proxied else p.listen for p in peers}
+        merged = {
+            name: {**self._sections.get(name, {}), **sections.get(name, {})} for name in {**self._sections, **sections}
+        }
+        node.config_path.write_text(_configuration(node, addresses, merged))
+
+    def configure(self, index: int, sections: Sections) -> None:
+        """Write a node's configuration anew, ``sections`` laid over those of the cluster; holds from its next start."""
+        self._write_configuration(self.nodes[index], sections)
 
     async def _init(self, node: LabNode) -> None:
         process = await asyncio.create_subprocess_exec(
