@@ -1,4 +1,7 @@
-"""Output of the commands: facts to stdout (tables, or JSON), everything else to stderr as single lines."""
+"""Output of the commands: facts to stdout (tables, or JSON), everything else to stderr as single lines.
+
+Drivers, settings and tables are imported where they are used: every command imports this module, and most need little.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,19 @@ import sys
 import traceback
 from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
-import psycopg
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from sidecar.core.addresses import redact_dsn
 from sidecar.errors import SidecarError, UsageError
-from sidecar.settings import Settings, load, redact_dsn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sidecar.settings import Settings
 
 T = TypeVar("T")
 
@@ -43,11 +48,15 @@ DEFAULT_CONFIG = Path("node.toml")
 
 def settings_of(config: Path) -> Settings:
     """The settings a command works with; raises ConfigurationError."""
+    from sidecar.settings import load
+
     return load(config)
 
 
 def stdout() -> Console:
     """A console on the present stdout; made on each call, because tests and pipes replace the stream."""
+    from rich.console import Console
+
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
 
 
@@ -75,6 +84,9 @@ def print_json_line(value: object) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A table of plain values (no markup is read from them); ``None`` shows as a dash."""
+    from rich.table import Table
+    from rich.text import Text
+
     out = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
         out.add_column(column, overflow="fold")
@@ -121,6 +133,8 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 
 def report(error: BaseException) -> int:
     """Print an error as one line to stderr; the exit status that goes with it."""
+    import psycopg
+
     if isinstance(error, SidecarError):
         note(f"error: {error.line()}")
         status = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED

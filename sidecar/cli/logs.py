@@ -9,7 +9,7 @@ import sys
 import structlog
 from structlog.typing import Processor
 
-from sidecar.settings import redact_dsn
+from sidecar.core.addresses import redact_dsn
 
 
 class LogFormat(enum.StrEnum):

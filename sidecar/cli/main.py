@@ -1,27 +1,88 @@
-"""Entry point of ``sidecar``: the commands, and the one place that turns errors into lines and exit statuses."""
+"""Entry point of ``sidecar``: the commands, and the one place that turns errors into lines and exit statuses.
+
+Only the module of the command that was named is imported: ``run`` starts without what ``annotate`` needs to read DDL.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from sidecar import __version__
-from sidecar.cli import annotate, check, conflicts, console, init, status
-from sidecar.cli import run as run_command
+from sidecar.cli import console
 from sidecar.errors import UsageError
 
 # The command line library's errors share a class that it exports only through its subclasses.
 _USAGE_ERROR: type = typer.BadParameter.__mro__[1]
 
-app = typer.Typer(
-    name="sidecar",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """``module`` has the function ``command``; ``summary`` is the first line of its docstring, for the list of all."""
+
+    name: str
+    module: str
+    summary: str
+    example: str
+
+
+# In the order in which a new user needs them.
+COMMANDS = (
+    _Command(
+        "check",
+        "sidecar.cli.check",
+        "Report every problem of the server's settings, the privileges and the annotated tables. Changes nothing.",
+        "sidecar check public -c node.toml",
+    ),
+    _Command(
+        "annotate",
+        "sidecar.cli.annotate",
+        "Turn the @crdt words in a DDL file's comments into COMMENT ON statements, and print or apply them.",
+        "sidecar annotate schema.sql",
+    ),
+    _Command(
+        "init",
+        "sidecar.cli.init",
+        "Prepare the database: schemas, publication, slot and state tables. Safe to run again.",
+        "sidecar init -c node.toml",
+    ),
+    _Command(
+        "run",
+        "sidecar.cli.run",
+        "Run this node: capture local changes, ship them, merge the peers' changes. Ends cleanly on SIGTERM and"
+        " Ctrl-C.",
+        "sidecar run -c node.toml --log-level debug",
+    ),
+    _Command(
+        "status",
+        "sidecar.cli.status",
+        "Show this node, its peers and its tables. Exit status 1 when the sidecar is not running.",
+        "sidecar status -c node.toml",
+    ),
+    _Command(
+        "conflicts",
+        "sidecar.cli.conflicts",
+        "List the conflicts this node found: both values, who won, and by which rule. Oldest first.",
+        "sidecar conflicts --since 1h -c node.toml",
+    ),
+    _Command(
+        "demo",
+        "sidecar.cli.demo",
+        "Show three regions that all take writes and converge, with a link that is cut and heals. Needs no database.",
+        "sidecar demo --seconds 10",
+    ),
+    _Command(
+        "bench",
+        "sidecar.cli.bench",
+        "Measure against built-in logical replication: same machine, server, settings, tables and data, same run.",
+        "sidecar bench --only drain --scale 0.1",
+    ),
 )
 
 
@@ -31,7 +92,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True, epilog="Example: sidecar init -c node.toml && sidecar run -c node.toml")
 def _sidecar(
     context: typer.Context,
     version: Annotated[
@@ -44,19 +104,37 @@ def _sidecar(
         raise UsageError("no command was given", mend="name one of those above")
 
 
-# In the order in which a new user needs them.
-app.command("check", epilog="Example: sidecar check public -c node.toml")(check.command)
-app.command("annotate", epilog="Example: sidecar annotate schema.sql")(annotate.command)
-app.command("init", epilog="Example: sidecar init -c node.toml")(init.command)
-app.command("run", epilog="Example: sidecar run -c node.toml --log-level debug")(run_command.command)
-app.command("status", epilog="Example: sidecar status -c node.toml")(status.command)
-app.command("conflicts", epilog="Example: sidecar conflicts --since 1h -c node.toml")(conflicts.command)
+def _not_loaded() -> None:
+    raise AssertionError("a command that runs was named, so its module was loaded")
+
+
+def application(named: str | None) -> typer.Typer:
+    """The command line with the module of the ``named`` command loaded; the others have their summary only."""
+    app = typer.Typer(
+        name="sidecar",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True, epilog="Example: sidecar init -c node.toml && sidecar run -c node.toml")(
+        _sidecar
+    )
+    for known in COMMANDS:
+        epilog = f"Example: {known.example}"
+        if known.name == named:
+            app.command(known.name, epilog=epilog)(importlib.import_module(known.module).command)
+        else:
+            app.command(known.name, help=known.summary, epilog=epilog)(_not_loaded)
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; prints errors, raises nothing."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # The options before a command take no values, so the first other word names it.
+    named = next((word for word in given if not word.startswith("-")), None)
     try:
-        status = app(args=None if arguments is None else list(arguments), prog_name="sidecar", standalone_mode=False)
+        status = application(named)(args=given, prog_name="sidecar", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return console.EXIT_INTERRUPTED
     except BrokenPipeError:
