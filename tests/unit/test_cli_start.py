@@ -16,7 +16,8 @@ LOADED = """
 import sys
 from sidecar.cli.main import main
 status = main(sys.argv[1:])
-found = [name for name in ("psycopg", "asyncpg", "sqlglot", "pydantic_settings", "uvicorn", "sidecar.lab") if name in sys.modules]
+HEAVY = ("psycopg", "asyncpg", "sqlglot", "pydantic_settings", "uvicorn", "sidecar.lab")
+found = [name for name in HEAVY if name in sys.modules]
 print("loaded:", *found)
 sys.exit(status)
 """
