@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator
 
 from sidecar.core.changes import ChangeSetHeader, TableChanges
-from sidecar.core.versions import VersionVector
 from sidecar.core.wire.bodies import BODY_EXPANSION_MAX, unpack_tables
-from sidecar.errors import Action, DirtyRowsError, HeldError, action_for
+from sidecar.errors import Action, DirtyRowsError, HeldError, ProtocolError, SidecarError, action_for
+from sidecar.node.gate import Gate, Retry
 from sidecar.node.inbox import Inbox, ReceivedSet
 from sidecar.node.pulse import Pulse
 from sidecar.node.rewrite import rewrite_rows
@@ -26,8 +27,11 @@ RETRY_FIRST_S = 0.002
 HELD_RETRY_S = 1.0
 """A change set that waits for a person is tried again this often: soon after the mend, cheap until then."""
 
-DATABASE_RETRY_S = 0.5
-"""After errors of the server itself."""
+IDLE_S = 0.5
+"""Longest sleep of an idle loop: it shows a sign of life that often."""
+
+REWRITE_RETRY_S = 0.05
+"""Pause between batches of queued rewrites."""
 
 _CAUSES: dict[type[Exception], str] = {DirtyRowsError: "dirty_rows", UniqueSwapError: "unique_swap"}
 
@@ -44,8 +48,7 @@ class Applier:
         self._acknowledge = acknowledge
         self._limits = state.settings.limits
         self._rows_budget = float(state.settings.limits.merge_rows_max)
-        self._turn = 0
-        self.held: str | None = None
+        self._gate = Gate(state, inbox)
         self._pulse = pulse
 
     async def run(self) -> None:
@@ -59,145 +62,93 @@ class Applier:
             if self._state.rewrites_due.is_set():
                 self._state.rewrites_due.clear()
                 await rewrite_rows(self._state, self._merger)
-            await self._drop_duplicates()
-            ready = self._ready()
-            if ready:
+            await self._gate.drop_duplicates()
+            ready = self._gate.ready(self._rows_budget)
+            retry = self._gate.retries.get(ready[0].header.origin) if ready else None
+            if retry is not None:
+                await self._again(ready[0], retry)
+            elif ready:
                 await self._merge(ready)
-                continue
-            if await self._close_intervals():
-                continue
-            try:
-                await asyncio.wait_for(self._inbox.arrived.wait(), 0.05 if self._state.rewrites_due.is_set() else 0.5)
-            except TimeoutError:
-                continue
+            elif not await self._close_intervals():
+                await self._idle()
 
-    async def _drop_duplicates(self) -> None:
-        for origin, queue in self._inbox.heads().items():
-            while queue and queue[0].header.to_hlc <= self._state.clock.get(origin, 0):
-                await self._inbox.done(origin, queue.popleft())
-
-    def _ready(self) -> list[ReceivedSet]:
-        """The change sets that may be merged now, in an order that respects their contexts, within the row budget."""
-        clock = dict(self._state.clock)
-        heads = self._inbox.heads()
-        origins = sorted(heads)
-        if not origins:
-            return []
-        self._turn += 1
-        origins = origins[self._turn % len(origins) :] + origins[: self._turn % len(origins)]
-        places = dict.fromkeys(origins, 0)
-        ready: list[ReceivedSet] = []
-        rows = 0
-        moved = True
-        while moved:
-            moved = False
-            for origin in origins:
-                queue = heads[origin]
-                if places[origin] >= len(queue):
-                    continue
-                head = queue[places[origin]]
-                if head.header.to_hlc <= clock.get(origin, 0):
-                    # Sent again after a reconnect, right behind the first copy: dropped once that one is merged.
-                    continue
-                if not self._covered(head.header, clock):
-                    continue
-                rows += head.rows
-                if ready and (rows > self._rows_budget or head.file is not None):
-                    return ready
-                ready.append(head)
-                clock[origin] = head.header.to_hlc
-                places[origin] += 1
-                moved = True
-                if head.file is not None:
-                    return ready
-        return ready
-
-    def _covered(self, header: ChangeSetHeader, clock: VersionVector) -> bool:
-        """The causal gate: everything the change set may depend on is here."""
-        if clock.get(header.origin, 0) < header.from_hlc:
-            return False
-        return all(
-            clock.get(node, 0) >= hlc
-            for node, hlc in header.context.items()
-            if node not in (header.origin, self._state.node_id)
-        )
+    async def _idle(self) -> None:
+        """Until something arrives, or a retry is due."""
+        longest = REWRITE_RETRY_S if self._state.rewrites_due.is_set() else IDLE_S
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._inbox.arrived.wait(), self._gate.next_due_s(longest))
 
     async def _merge(self, ready: list[ReceivedSet]) -> None:
+        """First try: all of them in one transaction. What fails is tried again one change set at a time."""
         started = time.perf_counter()
         try:
-            sets = [self._opened(received) for received in ready]
-            result = await self._merger.merge(sets, self._observe)
-        except (DirtyRowsError, UniqueSwapError) as error:
-            self._state.counters.retry(_CAUSES[type(error)])
-            await self._one_by_one(ready)
-            return
+            result = await self._merger.merge([self._opened(received) for received in ready], self._observe)
         except Exception as error:
-            if not await self._retriable(error):
+            # Whose change set failed shows when they come one at a time.
+            if not self._failed(ready[0], error, Retry(), alone=len(ready) == 1):
                 raise
-            await self._one_by_one(ready)
-            return
-        await self._merged(ready, result, time.perf_counter() - started)
+        else:
+            await self._merged(ready, result, time.perf_counter() - started)
 
-    async def _one_by_one(self, ready: list[ReceivedSet]) -> None:
-        """After a failed batch: only its first change set, until it is merged; the others come again."""
-        received = ready[0]
-        tries = 0
-        isolate = False
-        merge_set = self._opened(received)
-        while True:
-            self._pulse.merge_alive = asyncio.get_running_loop().time()
-            started = time.perf_counter()
-            try:
-                tries += 1
-                await self._merger.wait_for_capture(CAPTURE_WAIT_S)
-                result = await self._merger.merge_locked(merge_set, self._observe, isolate=isolate)
-            except (DirtyRowsError, UniqueSwapError) as error:
-                self._state.counters.retry(_CAUSES[type(error)])
-            except Exception as error:
-                if is_row_error(error) and not isolate:
-                    isolate = True
-                    self._state.counters.retry("row_error")
-                elif await self._retriable(error):
-                    await asyncio.sleep(self._backoff_s(tries))
-                else:
-                    raise
-            else:
-                await self._merged([received], result, time.perf_counter() - started)
+    async def _again(self, received: ReceivedSet, retry: Retry) -> None:
+        """Further tries of one change set: its rows locked first, so it makes progress whatever goes on locally."""
+        retry.tries += 1
+        if retry.merge_set is None:
+            retry.merge_set = self._opened(received)
+        started = time.perf_counter()
+        try:
+            # What the try before found dirty counts as clean after this wait, so it may not be cut short.
+            if not await self._merger.wait_for_capture(CAPTURE_WAIT_S):
+                self._state.counters.retry("capture_behind")
                 return
+            result = await self._merger.merge_locked(retry.merge_set, self._observe, isolate=retry.isolate)
+        except Exception as error:
+            if not self._failed(received, error, retry):
+                raise
+        else:
+            await self._merged([received], result, time.perf_counter() - started)
+
+    def _failed(self, received: ReceivedSet, error: Exception, retry: Retry, *, alone: bool = True) -> bool:
+        """Note when and how the change set is tried again, while other origins go on; False when the error is about
+        the session, not about the change set."""
+        cause, pause_s = self._judge(error, retry)
+        if cause is None:
+            return False
+        self._state.counters.retry(cause)
+        if not alone:
+            self._gate.retries[received.header.origin] = Retry()
+            return True
+        retry.not_before = asyncio.get_running_loop().time() + pause_s
+        self._gate.retries[received.header.origin] = retry
+        if cause == "held":
+            # The mend may change the catalogue: everything is looked up anew.
+            retry.merge_set = None
+            self._merger.forget_statements()
+            line = error.line() if isinstance(error, SidecarError) else f"the merge waits: {error}"
+            self._state.problem(f"merge {received.header.origin}", " ".join(line.split()))
+        return True
+
+    def _judge(self, error: Exception, retry: Retry) -> tuple[str | None, float]:
+        """The cause to count and the pause in seconds; no cause for an error of the session itself."""
+        immediate = _CAUSES.get(type(error))
+        if immediate is not None:
+            return immediate, 0.0
+        if isinstance(error, HeldError | ProtocolError):
+            return "held", HELD_RETRY_S
+        if is_row_error(error) and not retry.isolate:
+            retry.isolate = True
+            return "row_error", 0.0
+        action = action_for(error)
+        if action is Action.RETRY_NOW:
+            return "lock_timeout", self._backoff_s(retry.tries)
+        if action is Action.OPERATOR and getattr(error, "sqlstate", None):
+            return "held", HELD_RETRY_S
+        return None, 0.0
 
     def _backoff_s(self, tries: int) -> float:
         longest = self._state.settings.timing.retry_ms_max / 1000
         pause: float = min(longest, RETRY_FIRST_S * 2.0 ** min(tries, 12))
         return pause * random.uniform(0.5, 1.0)  # noqa: S311
-
-    async def _retriable(self, error: Exception) -> bool:
-        """Count the error and wait where it takes somebody else to mend it; False when the session must be replaced."""
-        action = action_for(error)
-        if isinstance(error, HeldError):
-            self.held = error.line()
-            self._state.problem("merge", self.held)
-            self._state.counters.retry("held")
-            await self._wait_for_mend()
-            return True
-        if is_row_error(error):
-            return True
-        if action is Action.RETRY_NOW:
-            self._state.counters.retry("lock_timeout")
-            return True
-        if action is Action.OPERATOR and getattr(error, "sqlstate", None):
-            self.held = f"the merge waits: {' '.join(str(error).split())}"
-            self._state.problem("merge", self.held)
-            self._state.counters.retry("held")
-            await self._wait_for_mend()
-            return True
-        return False
-
-    async def _wait_for_mend(self) -> None:
-        try:
-            await asyncio.wait_for(self._state.tables_changed.wait(), HELD_RETRY_S)
-            self._merger.forget_statements()
-        except TimeoutError:
-            self._merger.forget_statements()
 
     def _opened(self, received: ReceivedSet) -> MergeSet:
         limit = BODY_EXPANSION_MAX * self._limits.frame_bytes_max
@@ -213,12 +164,14 @@ class Applier:
 
     async def _merged(self, sets: list[ReceivedSet], result: MergeResult, seconds: float) -> None:
         state = self._state
+        # First the whole clock: the next local change set must name everything that its transactions could see.
+        for received in sets:
+            state.advance(received.header.origin, received.header.to_hlc)
         for received in sets:
             origin = received.header.origin
             queue = self._inbox.heads()[origin]
             assert queue[0] is received, "change sets of an origin are merged in order"
             queue.popleft()
-            state.advance(origin, received.header.to_hlc)
             await self._inbox.done(origin, received)
         counters = state.counters
         counters.merged_rows += result.rows
@@ -226,9 +179,9 @@ class Applier:
         counters.conflicts += result.conflicts
         counters.quarantined_rows += result.quarantined
         counters.merge_duration.observe(seconds)
-        if self.held is not None:
-            self.held = None
-            state.problem("merge", None)
+        for received in sets:
+            if self._gate.retries.pop(received.header.origin, None) is not None:
+                state.problem(f"merge {received.header.origin}", None)
         if result.quarantined:
             state.log.warning("quarantined", rows=result.quarantined, mend="SELECT * FROM crdt.quarantine")
         self._adapt(result.rows, seconds)
@@ -248,7 +201,7 @@ class Applier:
             known = self._state.clock.get(origin, 0)
             if known >= hlc:
                 del self._inbox.closed[origin]
-            elif known >= from_hlc:
+            elif known >= from_hlc and not self._gate.is_ahead(origin, hlc):
                 moved.append((origin, from_hlc, hlc))
         if not moved:
             return False

@@ -246,13 +246,15 @@ class Capture:
         if self._flushing is not None:
             return
         if self._coalescer.rows and not self._open:
-            self._flush()
+            self._flush(passed_lsn=self._stream.server_lsn)
         elif not self._coalescer.rows:
             self._state.pending_since_ms = None
             self._progress.reached(self._stream.server_lsn)
             self._stream.confirm(self._stream.server_lsn)
 
-    def _take(self) -> _Taken:
+    def _take(self, passed_lsn: int = 0) -> _Taken:
+        """``passed_lsn``: the stream's position, when all messages up to it are consumed. Amidst a batch of messages
+        only the last commit is known to have passed; the merge relies on it (invariant 4)."""
         transactions, rows = self._coalescer.transactions, self._coalescer.rows
         truncated, self._truncated = self._truncated, []
         return _Taken(
@@ -260,15 +262,15 @@ class Capture:
             transactions=transactions,
             rows=rows,
             commit_lsn=self._commit_lsn,
-            passed_lsn=self._stream.server_lsn,
+            passed_lsn=max(passed_lsn, self._commit_lsn),
             hlc=self._hlc,
             committed_ms=self._committed_ms,
             truncated=truncated,
         )
 
-    def _flush(self) -> None:
+    def _flush(self, passed_lsn: int = 0) -> None:
         if self._coalescer.rows:
-            self._flushing = asyncio.create_task(self._write(self._take()), name="capture flush")
+            self._flushing = asyncio.create_task(self._write(self._take(passed_lsn)), name="capture flush")
 
     async def _flushed(self) -> None:
         if self._flushing is not None:

@@ -71,7 +71,7 @@ class NodeStatusSource:
                 quarantined_rows=counters.quarantined_rows,
                 retries=dict(counters.retries),
                 waiting_change_sets=len(self._inbox),
-                held=state.problems.get("merge"),
+                held=next((line for key, line in state.problems.items() if key.startswith("merge ")), None),
                 duration=counters.merge_duration.copy(),
             ),
             peers=tuple(self._peers()),

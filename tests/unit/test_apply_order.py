@@ -33,7 +33,7 @@ class Received:
         await self.inbox.put(ChangeSetPart(header=header, body=b"x"), lambda size: None)
 
     def ready(self) -> list[tuple[int, int, int]]:
-        return [(r.header.origin, r.header.from_hlc, r.header.to_hlc) for r in self.applier._ready()]
+        return [(r.header.origin, r.header.from_hlc, r.header.to_hlc) for r in self.applier._gate.ready(1000)]
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_one_sent_again_right_behind_its_first_copy_is_not_merged_twice(re
     await received.put(1, 10, 20)
     assert received.ready() == [(1, 0, 10)]
     received.state.advance(1, 10)
-    await received.applier._drop_duplicates()
+    await received.applier._gate.drop_duplicates()
     assert received.ready() == [(1, 10, 20)]
 
 

@@ -1,0 +1,115 @@
+"""The causal gate: which received change sets may be merged now (invariant 8), and when failed ones are due again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from sidecar.core.changes import ChangeSetHeader
+from sidecar.core.hlc import to_ms
+from sidecar.core.versions import VersionVector
+from sidecar.node.inbox import Inbox, ReceivedSet
+from sidecar.node.state import NodeState
+from sidecar.postgres.merge import MergeSet
+
+
+@dataclass(slots=True)
+class Retry:
+    """The state of a change set that failed before. ``not_before``: event-loop seconds. ``merge_set`` keeps what its
+    tries have learnt; ``isolate``: rows that cannot apply go to quarantine one by one."""
+
+    tries: int = 0
+    not_before: float = 0.0
+    isolate: bool = False
+    merge_set: MergeSet | None = None
+
+
+@dataclass(slots=True)
+class Gate:
+    """Chooses from the inbox. An origin whose head waits (for its context, a retry, a person, or the clock) holds
+    nobody else up, except those that depend on it."""
+
+    state: NodeState
+    inbox: Inbox
+    retries: dict[int, Retry] = field(default_factory=dict)
+    _turn: int = 0
+
+    async def drop_duplicates(self) -> None:
+        """Take out what is merged already."""
+        for origin, queue in self.inbox.heads().items():
+            while queue and queue[0].header.to_hlc <= self.state.clock.get(origin, 0):
+                await self.inbox.done(origin, queue.popleft())
+                self.retries.pop(origin, None)
+
+    def ready(self, rows_budget: float) -> list[ReceivedSet]:
+        """The change sets to merge now in one transaction, in an order that respects their contexts, up to the budget;
+        at least one if any may be merged. A change set that failed before comes alone."""
+        heads = self.inbox.heads()
+        if not heads:
+            return []
+        now = asyncio.get_running_loop().time()
+        origins = sorted(heads)
+        self._turn += 1
+        origins = origins[self._turn % len(origins) :] + origins[: self._turn % len(origins)]
+        due = [o for o in origins if o in self.retries and self.retries[o].not_before <= now]
+        for origin in due:
+            if self._open(heads[origin][0].header, self.state.clock):
+                return [heads[origin][0]]
+        return self._together({o: heads[o] for o in origins if o not in self.retries}, rows_budget)
+
+    def _together(self, queues: dict[int, deque[ReceivedSet]], rows_budget: float) -> list[ReceivedSet]:
+        clock = dict(self.state.clock)
+        places = dict.fromkeys(queues, 0)
+        ready: list[ReceivedSet] = []
+        rows, moved = 0, True
+        while moved:
+            moved = False
+            for origin, queue in queues.items():
+                if places[origin] >= len(queue):
+                    continue
+                head = queue[places[origin]]
+                # One sent again after a reconnect, right behind its first copy, is dropped once that one is merged.
+                if head.header.to_hlc <= clock.get(origin, 0) or not self._open(head.header, clock):
+                    continue
+                rows += head.rows
+                if ready and (rows > rows_budget or head.file is not None):
+                    return ready
+                ready.append(head)
+                clock[origin] = head.header.to_hlc
+                places[origin] += 1
+                moved = True
+                if head.file is not None:
+                    return ready
+        return ready
+
+    def _open(self, header: ChangeSetHeader, clock: VersionVector) -> bool:
+        """Everything the change set may depend on is here, and it does not come from the future."""
+        if clock.get(header.origin, 0) < header.from_hlc or self.is_ahead(header.origin, header.to_hlc):
+            return False
+        return all(
+            clock.get(node, 0) >= hlc
+            for node, hlc in header.context.items()
+            if node not in (header.origin, self.state.node_id)
+        )
+
+    def is_ahead(self, origin: int, hlc: int) -> bool:
+        """Whether an hlc is further ahead of this node's wall clock than ``max_clock_drift_ms``: merging it would drag
+        this node's clock along, and after it every other node's. It waits until the wall clock is near."""
+        ahead_ms = to_ms(hlc) - self.state.now_ms()
+        limit = self.state.settings.timing.max_clock_drift_ms
+        key = f"drift {origin}"
+        if ahead_ms <= limit:
+            self.state.problem(key, None)
+            return False
+        self.state.problem(
+            key, f"the clock of node {origin} is more than {limit} ms ahead: its changes wait; check NTP"
+        )
+        return True
+
+    def next_due_s(self, longest_s: float) -> float:
+        """Seconds until the next retry, at most ``longest_s``."""
+        now = asyncio.get_running_loop().time()
+        return max(
+            0.0, min([longest_s, *(r.not_before - now for o, r in self.retries.items() if o in self.inbox.heads())])
+        )
