@@ -109,8 +109,9 @@ class _Merge:
         ]
         live_covered = self.covered("j.s_live_hlc", "j.s_live_node")
         dead_covered = self.covered("j.s_dead_hlc", "j.s_dead_node")
+        was_alive = "(j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node))"
         versions.append(
-            f"CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND j.s_dead_hlc IS NULL AND NOT {live_covered}"
+            f"CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND {was_alive} AND NOT {live_covered}"
             f" WHEN j.op = 'T' THEN false ELSE j.s_dead_hlc IS NOT NULL AND NOT {dead_covered} END AS conf_row"
         )
         for column in self.registers:
