@@ -25,7 +25,8 @@ ON CONFLICT (node) DO UPDATE SET hlc = excluded.hlc;
 
 -- name: advance_clock
 -- A merged interval (from, to] of an origin: touches one row, or none when it does not fit (gap or duplicate).
-INSERT INTO crdt_state.clock AS c (node, hlc) SELECT $1, $3::int8 WHERE $2::int8 >= 0
+INSERT INTO crdt_state.clock AS c (node, hlc)
+SELECT $1::int2, $3::int8 WHERE $2::int8 <= 0 OR EXISTS (SELECT FROM crdt_state.clock WHERE node = $1::int2)
 ON CONFLICT (node) DO UPDATE SET hlc = excluded.hlc WHERE c.hlc >= $2 AND c.hlc < $3
 RETURNING hlc;
 

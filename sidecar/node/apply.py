@@ -37,15 +37,26 @@ _CAUSES: dict[type[Exception], str] = {DirtyRowsError: "dirty_rows", UniqueSwapE
 
 
 class Applier:
-    """The merge loop. ``merger`` is replaced after a lost connection."""
+    """The merge loop over one session; made anew after an error of the session.
+
+    ``acknowledge()`` tells the peers the durable clock; ``resync(origin)`` makes that peer send again from it.
+    """
 
     def __init__(
-        self, state: NodeState, inbox: Inbox, merger: Merger, acknowledge: Callable[[], None], pulse: Pulse
+        self,
+        state: NodeState,
+        inbox: Inbox,
+        merger: Merger,
+        pulse: Pulse,
+        *,
+        acknowledge: Callable[[], None],
+        resync: Callable[[int], None],
     ) -> None:
         self._state = state
         self._inbox = inbox
         self._merger = merger
         self._acknowledge = acknowledge
+        self._resync = resync
         self._limits = state.settings.limits
         self._rows_budget = float(state.settings.limits.merge_rows_max)
         self._gate = Gate(state, inbox)
@@ -74,6 +85,11 @@ class Applier:
 
     async def _idle(self) -> None:
         """Until something arrives, or a retry is due."""
+        origin = self._gate.gap()
+        if origin is not None:
+            self._state.log.warning("gap", origin=origin, mend="the peer sends again from what is merged here")
+            await self._inbox.clear(origin)
+            self._resync(origin)
         longest = REWRITE_RETRY_S if self._state.rewrites_due.is_set() else IDLE_S
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._inbox.arrived.wait(), self._gate.next_due_s(longest))

@@ -13,6 +13,9 @@ from sidecar.node.inbox import Inbox, ReceivedSet
 from sidecar.node.state import NodeState
 from sidecar.postgres.merge import MergeSet
 
+GAP_S = 1.0
+"""How long a gap may stand: heartbeats and parts of one link may be handled in turns, which takes milliseconds."""
+
 
 @dataclass(slots=True)
 class Retry:
@@ -34,6 +37,7 @@ class Gate:
     inbox: Inbox
     retries: dict[int, Retry] = field(default_factory=dict)
     _turn: int = 0
+    _gap_since: dict[int, float] = field(default_factory=dict)
 
     async def drop_duplicates(self) -> None:
         """Take out what is merged already."""
@@ -106,6 +110,18 @@ class Gate:
             key, f"the clock of node {origin} is more than {limit} ms ahead: its changes wait; check NTP"
         )
         return True
+
+    def gap(self) -> int | None:
+        """An origin whose next change set does not follow its clock here, for longer than ``GAP_S``: something between
+        them was lost on the way and must be sent again (invariant 2)."""
+        now = asyncio.get_running_loop().time()
+        for origin, queue in self.inbox.heads().items():
+            if queue[0].header.from_hlc <= self.state.clock.get(origin, 0):
+                self._gap_since.pop(origin, None)
+            elif now - self._gap_since.setdefault(origin, now) > GAP_S:
+                del self._gap_since[origin]
+                return origin
+        return None
 
     def next_due_s(self, longest_s: float) -> float:
         """Seconds until the next retry, at most ``longest_s``."""

@@ -133,6 +133,13 @@ class Inbox:
             received.close()
             self._room.notify_all()
 
+    async def clear(self, origin: int) -> None:
+        """Drop everything of an origin; it is sent again."""
+        queue = self._queues.get(origin, deque())
+        while queue:
+            await self.done(origin, queue.popleft())
+        self.forget(origin)
+
     def forget(self, origin: int) -> None:
         """The link is gone: what is queued stays, an unfinished change set comes again."""
         received = self._open.pop(origin, None)

@@ -98,6 +98,12 @@ class NodeLinks:
         for link, _, _ in self._open.values():
             link.send_ack(self._state.clock)
 
+    def resync(self, origin: int) -> None:
+        """Make a peer send again from what is merged here: a new link starts at the clock of its hello."""
+        entry = self._open.get(origin)
+        if entry is not None:
+            entry[0].close("a change set is missing; send again from the clock of the next hello")
+
     def beat(self) -> None:
         """A heartbeat on every link."""
         for _, shipper, _ in self._open.values():

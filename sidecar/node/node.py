@@ -140,7 +140,14 @@ class Node:
                 state.writer_lock,
                 wait_locked_ms=state.settings.limits.capture_wait_locked_ms,
             )
-            applier = Applier(state, self._inbox, merger, self._links.acknowledge, self._pulse)
+            applier = Applier(
+                state,
+                self._inbox,
+                merger,
+                self._pulse,
+                acknowledge=self._links.acknowledge,
+                resync=self._links.resync,
+            )
             self._links.ready.set()
             self._pulse.capture_state = "streaming"
             self._pulse.capture_error = self._pulse.database_error = None

@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
 from sidecar.node.apply import Applier
+from sidecar.node.gate import Retry
 from sidecar.node.inbox import Inbox
 from sidecar.node.pulse import Pulse
 from sidecar.node.state import NodeState
@@ -26,7 +27,10 @@ class Received:
         self.state = NodeState(load(path))
         self.inbox = Inbox(queue_bytes_max=1 << 20, spool_bytes_max=1 << 20)
         merger: Any = None  # taking change sets together asks nothing of the database
-        self.applier = Applier(self.state, self.inbox, merger, lambda: None, Pulse())
+        self.resynced: list[int] = []
+        self.applier = Applier(
+            self.state, self.inbox, merger, Pulse(), acknowledge=lambda: None, resync=self.resynced.append
+        )
 
     async def put(self, origin: int, from_hlc: int, to_hlc: int, context: dict[int, int] | None = None) -> None:
         header = ChangeSetHeader(origin=origin, from_hlc=from_hlc, to_hlc=to_hlc, context=context or {}, rows=1)
@@ -74,3 +78,37 @@ async def test_what_the_origin_saw_of_this_node_is_here(received: Received) -> N
 async def test_a_gap_waits(received: Received) -> None:
     await received.put(1, 5, 10)
     assert received.ready() == []
+
+
+async def test_a_gap_is_sent_again_and_never_skipped(received: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.node.gate.GAP_S", 0.0)
+    await received.put(1, 50, 60)
+    assert received.ready() == []
+    assert received.applier._gate.gap() is None, "noticed, and given time"
+    while not received.resynced:
+        await received.applier._idle()
+    assert received.resynced == [1]
+    assert len(received.inbox) == 0
+    await received.put(1, 0, 60)
+    assert received.ready() == [(1, 0, 60)]
+
+
+async def test_a_change_set_from_the_future_waits_for_the_clock(received: Received) -> None:
+    limit = received.state.settings.timing.max_clock_drift_ms
+    far = (received.state.now_ms() + limit + 60_000) << 16
+    await received.put(1, 0, far)
+    await received.put(2, 0, 10)
+    assert received.ready() == [(2, 0, 10)], "the others go on"
+    assert "clock of node 1" in received.state.problems["drift 1"]
+    received.state.clock_skew_ms = 60_000
+    assert (1, 0, far) in received.ready()
+    assert not received.state.problems
+
+
+async def test_an_origin_that_must_wait_holds_nobody_else_up(received: Received) -> None:
+    await received.put(1, 0, 10)
+    await received.put(2, 0, 10)
+    received.applier._gate.retries[1] = Retry(not_before=float("inf"))
+    assert received.ready() == [(2, 0, 10)]
+    received.applier._gate.retries[1].not_before = 0.0
+    assert received.ready() == [(1, 0, 10)], "one that failed comes alone"
