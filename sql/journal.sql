@@ -101,6 +101,11 @@ OR detected < (SELECT detected FROM crdt_state.conflict ORDER BY detected DESC O
 -- Whether this session now holds the right to be the one sidecar of this database. The key spells "crdt".
 SELECT pg_try_advisory_lock(1668441204, 1);
 
+-- name: quarantine_local
+-- A local change that cannot be replicated (feature_not_supported).
+INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, sqlstate, reason)
+VALUES ($1, $2, $2, $3, '0A000', $4);
+
 -- name: nudge
 -- A tiny commit that is flushed, and with it everything before it.
 BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_logical_emit_message(true, 'crdt', ''); COMMIT;

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart, LocalChanges
@@ -52,7 +52,6 @@ class _Taken:
     passed_lsn: int
     hlc: int
     committed_ms: int
-    truncated: list[str] = field(default_factory=list)
 
 
 class Capture:
@@ -88,8 +87,8 @@ class Capture:
         self._committed_ms = 0
         self._flushing: asyncio.Task[None] | None = None
         self._large = False
+        self._truncated: set[str] = set()
         self._messages: Iterator[bytes] = iter(())
-        self._truncated: list[str] = []
         self.alive_at = asyncio.get_running_loop().time()
 
     async def run(self) -> None:
@@ -101,6 +100,7 @@ class Capture:
                 self._state.server_lsn = self._stream.server_lsn
                 while await self._consume():
                     await self._split()
+                await self._report_truncated()
                 self._advance()
         finally:
             if self._flushing is not None:
@@ -226,15 +226,21 @@ class Capture:
             raise
 
     def _truncate(self, message: Truncate) -> None:
-        if self._skip:
-            return
-        for relation_oid in message.relation_oids:
-            relation = self._relations.get(relation_oid)
-            name = f"{relation.schema}.{relation.name}" if relation else str(relation_oid)
-            self._truncated.append(name)
-            self._state.problem(
-                f"truncate {name}", f"TRUNCATE of {name} was not replicated; the peers keep its rows (use DELETE)"
-            )
+        if not self._skip:
+            for relation_oid in message.relation_oids:
+                relation = self._relations.get(relation_oid)
+                self._truncated.add(f"{relation.schema}.{relation.name}" if relation else str(relation_oid))
+
+    async def _report_truncated(self) -> None:
+        """TRUNCATE names no rows, so nothing is shipped; it is written down instead of passing silently."""
+        state = self._state
+        while self._truncated:
+            name = self._truncated.pop()
+            reason = f"TRUNCATE of {name} was not replicated: the other nodes keep its rows; use DELETE there"
+            async with state.writer_lock:
+                await self._writer.quarantine(name, reason, state.clock.get(state.node_id, 0))
+            state.counters.quarantined_rows += 1
+            state.problem(f"truncate {name}", reason)
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
@@ -256,7 +262,6 @@ class Capture:
         """``passed_lsn``: the stream's position, when all messages up to it are consumed. Amidst a batch of messages
         only the last commit is known to have passed; the merge relies on it (invariant 4)."""
         transactions, rows = self._coalescer.transactions, self._coalescer.rows
-        truncated, self._truncated = self._truncated, []
         return _Taken(
             changes=self._coalescer.take(),
             transactions=transactions,
@@ -265,7 +270,6 @@ class Capture:
             passed_lsn=max(passed_lsn, self._commit_lsn),
             hlc=self._hlc,
             committed_ms=self._committed_ms,
-            truncated=truncated,
         )
 
     def _flush(self, passed_lsn: int = 0) -> None:

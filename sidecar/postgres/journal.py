@@ -117,6 +117,11 @@ class JournalWriter:
             await self._session.connection.execute(self._sql["advance_position"], show_lsn(lsn), 0)
             await self._session.connection.execute(self._sql["advance_own_clock"], self._node_id, to_hlc, to_hlc)
 
+    async def quarantine(self, table: str, reason: str, hlc: int) -> None:
+        """Write down a local change that cannot be replicated."""
+        async with self._session.own_transaction():
+            await self._session.connection.execute(self._sql["quarantine_local"], self._node_id, hlc, table, reason)
+
     async def _capture(self, spec: TableSpec, local: LocalChanges) -> list[int]:
         changes = local.changes
         shape = self._shapes.pick(spec, changes)
