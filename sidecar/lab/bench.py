@@ -12,7 +12,9 @@ from typing import Any
 
 from sidecar import __version__
 from sidecar.errors import UsageError
+from sidecar.lab.bench_contended import contended
 from sidecar.lab.bench_drain import drain
+from sidecar.lab.bench_lag import lag
 from sidecar.lab.bench_pairs import SERVER_SETTINGS
 from sidecar.lab.bench_results import Findings, Measure
 from sidecar.lab.binaries import find_binaries
@@ -21,7 +23,7 @@ from sidecar.lab.folders import TemporaryFolder
 
 Section = Callable[[Path, Path | None, float, int, Callable[[str], None]], Awaitable[Findings]]
 
-SECTIONS: dict[str, Section] = {"drain": drain}
+SECTIONS: dict[str, Section] = {"drain": drain, "lag": lag, "contended": contended}
 SCALE_MIN, SCALE_MAX = 0.001, 10.0
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Self
 
 import asyncpg
 
@@ -50,10 +50,12 @@ BEGIN
     END LOOP;
 END $$;
 CREATE PROCEDURE update_items(updates bigint, highest_id bigint, rows_per_transaction integer) LANGUAGE plpgsql AS $$
+DECLARE
+    chosen bigint;
 BEGIN
     FOR i IN 1..updates LOOP
-        UPDATE items SET a = a + 1, note = 'updated ' || i, at = clock_timestamp()
-            WHERE id = 1 + floor(random() * highest_id);
+        chosen := 1 + floor(random() * highest_id)::bigint;
+        UPDATE items SET a = a + 1, note = 'updated ' || i, at = clock_timestamp() WHERE id = chosen;
         IF i % rows_per_transaction = 0 THEN COMMIT; END IF;
     END LOOP;
 END $$;
@@ -76,6 +78,7 @@ class Pair(ABC):
     """``async with pair: ...``: node 0 takes the writes, node 1 follows; ``dsns`` are known once it is started."""
 
     name: str
+    replicated = True
     dsns: tuple[str, str]
     servers: tuple[EmbeddedPostgres, EmbeddedPostgres]
 
@@ -151,7 +154,7 @@ class Pair(ABC):
         sums = [await asyncio.gather(*(table_checksum(dsn, table) for dsn in self.dsns)) for table in tables]
         return all(left == right for left, right in sums)
 
-    async def __aenter__(self) -> Pair:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -165,6 +168,7 @@ class PlainPair(Pair):
     """Two servers that know nothing of each other: what a commit costs by itself."""
 
     name = "none"
+    replicated = False
 
     def __init__(self, folder: Path, pg_bin: Path | None = None) -> None:
         def server(index: int) -> EmbeddedPostgres:
@@ -202,6 +206,7 @@ class BuiltinPair(PlainPair):
     """A publication and a subscription with its defaults (no parallel apply, synchronous_commit off in the worker)."""
 
     name = "built-in"
+    replicated = True
 
     async def start(self) -> None:
         await super().start()
