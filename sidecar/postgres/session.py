@@ -53,14 +53,15 @@ class Session:
         """Connect as ``sidecar/<purpose>``; raises the same one-line errors as :func:`sidecar.postgres.admin.connect`.
 
         Where the role may, the session applies as a replica (user triggers and foreign keys do not fire) and under a
-        replication origin ``crdt_<purpose>`` (with ``origin``), which PostgreSQL 16+ filters at the source.
+        replication origin ``crdt_<database oid>_<purpose>`` (with ``origin``), which PostgreSQL 16+ filters at the
+        source. Origins belong to the whole server, and another of its databases may have a sidecar too.
         """
         fixed = {k: v for k, v in SESSION_SETTINGS.items() if k != "client_encoding"}
         options = {**fixed, **PLANNER_SETTINGS, **settings, "application_name": f"sidecar/{purpose}"}
         connection = await _connect(dsn, options)
         try:
             replica = await _allowed(connection, "SET session_replication_role = replica")
-            under_origin = origin and await _origin(connection, f"crdt_{purpose}")
+            under_origin = origin and await _origin(connection, purpose)
         except BaseException:
             await connection.close()
             raise
@@ -143,8 +144,10 @@ async def _allowed(connection: asyncpg.Connection, sql: str) -> bool:
     return True
 
 
-async def _origin(connection: asyncpg.Connection, name: str) -> bool:
+async def _origin(connection: asyncpg.Connection, purpose: str) -> bool:
     """Make the session speak under its replication origin; an origin can serve one session at a time."""
+    database = await connection.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = current_database()")
+    name = f"crdt_{database}_{purpose}"
     try:
         known = await connection.fetchval("SELECT pg_replication_origin_oid($1)", name)
         if known is None:
