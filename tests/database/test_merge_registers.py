@@ -118,7 +118,7 @@ async def test_an_insert_loses_to_a_column_written_later_elsewhere(nodes: list[H
     await a.sql("INSERT INTO doc VALUES (2, 'a', 'a')")
     await a.sql("UPDATE doc SET body = 'a2' WHERE id = 2")
     a.state.hlc.last = FUTURE + 9
-    a.release_capture()
+    await a.release_capture()
     await a.captured()
     await write(b, 10, "INSERT INTO doc VALUES (2, 'b', 'b')")
     [change_set] = await a.sets(FUTURE)
@@ -134,7 +134,7 @@ async def test_the_update_of_a_deleted_row_brings_it_back_whole(nodes: list[Harn
     await write(b, 11, "UPDATE doc SET title = 'kept' WHERE id = 1")
     await c.merge_from(a)
     assert await c.copy("doc") == []
-    image = await c.value("SELECT image::text FROM crdt_state.row_%d" % c.table("doc").table_id)
+    image = await c.value(f"SELECT image::text FROM crdt_state.row_{c.table('doc').table_id}")
     assert image == '{"body": "g", "title": "genesis"}'
     assert await converged(nodes, "doc") == [["(1,kept,g)"]]
     await same_conflicts(nodes, (None, (2, 11, "written"), (1, 10, "deleted")))
@@ -146,7 +146,7 @@ async def test_a_later_delete_takes_the_row_that_another_node_updated(nodes: lis
     await write(b, 11, "DELETE FROM doc WHERE id = 1")
     assert await converged(nodes, "doc") == [[]]
     await same_conflicts(nodes, (None, (2, 11, "deleted"), (1, 10, "written")))
-    images = [await n.value("SELECT image::text FROM crdt_state.row_%d" % n.table("doc").table_id) for n in nodes]
+    images = [await n.value(f"SELECT image::text FROM crdt_state.row_{n.table('doc').table_id}") for n in nodes]
     assert images == ['{"body": "g", "title": "lost"}'] * 3, "a tombstone takes in what loses against it"
 
 

@@ -148,6 +148,7 @@ class _Merge:
         if not self.shape.full:
             return f"CASE WHEN NOT q.alive THEN {patches} END"
         entries = [registers.image_entry(c, "q") for c in self.registers]
+        entries += [counters.image_entry(c, "q") for c in self.spec.counters if counters.loose(c)]
         calls = [
             f"jsonb_build_object({', '.join(entries[i : i + IMAGE_COLUMNS_PER_CALL])})"
             for i in range(0, len(entries), IMAGE_COLUMNS_PER_CALL)
@@ -162,7 +163,7 @@ class _Merge:
             ("del", f"DELETE FROM {table} AS t USING p WHERE p.act IN ('D', 'X') AND {same_row} AND {GO} RETURNING 1")
         ]
         assignments = [f"{quote(c.name)} = {registers.new_value(c)}" for c in self.registers]
-        assignments += [f"{quote(c.name)} = {counters.shown(c, f'p.true_{c.attnum}')}" for c in self.spec.counters]
+        assignments += [f"{quote(c.name)} = {counters.new_value(c, 'p')}" for c in self.spec.counters]
         if assignments:
             sets = _list(assignments)
             out.append(
@@ -184,7 +185,7 @@ class _Merge:
 
     def _inserted(self, column: ColumnSpec) -> str:
         if column.is_counter:
-            return counters.shown(column, f"p.true_{column.attnum}")
+            return counters.new_value(column, "p")
         revived = registers.revived_value(column, carried=column.attnum in self.shape.attnums)
         if not self.shape.reinsert:
             return revived

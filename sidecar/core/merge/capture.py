@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sidecar.core.catalog import TableSpec
+from sidecar.core.catalog import TableSpec, quote
 from sidecar.core.merge import counters
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
-from sidecar.core.merge.state_tables import counter_table, row_table
+from sidecar.core.merge.state_tables import counter_table, qualified_user_table, row_table
 
 
 def capture_statement(spec: TableSpec, shape: Shape) -> Statement:
@@ -72,15 +72,26 @@ def capture_statement(spec: TableSpec, shape: Shape) -> Statement:
     excess = [f"x_{c.attnum}" for c in spec.counters if c.attnum in shape.attnums]
     if not excess:
         return parameters.statement(f"{with_rows}\n{upsert}")
-    differs = " OR ".join(f"up.{name} <> 0" for name in excess)
+    differs = " OR ".join([*(f"up.{name} <> 0" for name in excess), *_wrong_looks(spec, shape)])
     key_text = ", ".join(f"up.{key}::text" for key in keys)
-    returning = ", ".join(f"s.{name}" for name in [*keys, "row_xmin", *excess])
+    returning = ", ".join(f"s.{name}" for name in [*keys, "row_xmin", "row_node", *excess])
     return parameters.statement(
         f"{with_rows}, up AS (\n    {upsert}\n    RETURNING {returning}\n)\n"
         f"INSERT INTO crdt_state.rewrite (table_id, row_key)\n"
         f"SELECT {spec.table_id}, ARRAY[{key_text}] FROM up WHERE up.row_xmin IS NOT NULL AND ({differs}) "
         "RETURNING id, row_key"
     )
+
+
+def _wrong_looks(spec: TableSpec, shape: Shape) -> list[str]:
+    """Whether the user row shows a counter otherwise than the other nodes will. The row is looked at as it is now; what
+    comes later queues it again or not."""
+    carried = [c for c in spec.counters if c.attnum in shape.attnums and counters.loose(c)]
+    if not carried:
+        return []
+    keys = " AND ".join(f"t.{quote(k.name)} = up.k_{k.attnum}" for k in spec.key)
+    wrong = " OR ".join(counters.wrong_looks(spec, c, "t", "up") for c in carried)
+    return [f"EXISTS (SELECT FROM {qualified_user_table(spec)} AS t WHERE {keys} AND ({wrong}))"]
 
 
 def _excess(spec: TableSpec, attnum: int, shape: Shape) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sidecar.core.catalog import ColumnSpec, TableSpec, quote
+from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.merge.state_tables import counter_table
 
 INTEGER_LIMITS = {
@@ -21,13 +21,14 @@ _NUMERIC = re.compile(r"numeric\((\d+)(?:,(-?\d+))?\)")
 
 
 def shown(column: ColumnSpec, true_value: str) -> str:
-    """The true value as the column's type can show it: saturated at the type's limits."""
+    """The true value as the column's type can show it: saturated at the type's limits; without a fixed scale, without
+    zeros behind the point, because they depend on the order in which deltas came."""
     limits = INTEGER_LIMITS.get(column.base_type)
     if limits is not None:
         return f"least(greatest({true_value}, {limits[0]}), {limits[1]})::{column.type_name}"
     modifier = _NUMERIC.fullmatch(column.type_name)
     if modifier is None:
-        return f"({true_value})::{column.type_name}"
+        return f"trim_scale({true_value})::{column.type_name}"
     precision, scale = int(modifier[1]), int(modifier[2] or 0)
     highest = f"(10::numeric ^ {precision - scale} - 10::numeric ^ {-scale})"
     return f"least(greatest({true_value}, -{highest}), {highest})::{column.type_name}"
@@ -60,8 +61,56 @@ def erased(spec: TableSpec, column: ColumnSpec) -> str:
     )
 
 
+def loose(column: ColumnSpec) -> bool:
+    """Whether equal sums can look different: as NULL or 0, or with more or fewer zeros behind the point."""
+    return not column.not_null or (column.base_type == "numeric" and _NUMERIC.fullmatch(column.type_name) is None)
+
+
+def untouched(spec: TableSpec, column: ColumnSpec, *, carried: bool) -> str:
+    """Whether the counter still is as genesis left it: no insert, and nobody has ever written it.
+
+    Every node holds it alike, so a merge of other columns must leave its looks: a NULL, or zeros behind the point.
+    """
+    held = f"(j.present OR j.image ? {quote_literal(column.name)})"
+    touched = f" AND NOT j.a_{column.attnum}" if carried else ""
+    written = written_by(spec, column, "j")
+    return f"({held} AND j.s_row_node = 0 AND j.op NOT IN ('I', 'R'){touched} AND NOT {written})"
+
+
+def written_by(spec: TableSpec, column: ColumnSpec, row: str) -> str:
+    """Whether any node has ever written the counter of a row."""
+    keys = _key_match(spec, "c", row)
+    return (
+        f"EXISTS (SELECT FROM {counter_table(spec)} AS c WHERE {keys} AND c.attnum = {column.attnum} AND c.node <> 0)"
+    )
+
+
+def wrong_looks(spec: TableSpec, column: ColumnSpec, user: str, state: str) -> str:
+    """Whether a captured row shows a written counter not as the other nodes will: as NULL, or with idle zeros."""
+    name = f"{user}.{quote(column.name)}"
+    odd = f"{name} IS NULL"
+    if column.base_type == "numeric":
+        odd = f"({odd} OR scale({name}) > min_scale({name}))"
+    return f"({odd} AND ({state}.row_node <> 0 OR {written_by(spec, column, state)}))"
+
+
+def image_entry(column: ColumnSpec, row: str) -> str:
+    """``'name', text image`` for a tombstone, of a counter whose looks may have to be kept (:func:`untouched`)."""
+    return f"{quote_literal(column.name)}, {row}.old_{column.attnum}::text"
+
+
+def new_value(column: ColumnSpec, row: str) -> str:
+    """What the user row shows after the merge."""
+    n = column.attnum
+    value = shown(column, f"{row}.true_{n}")
+    if not loose(column):
+        return value
+    kept = f"({row}.image ->> {quote_literal(column.name)})::{column.type_name}"
+    return f"CASE WHEN {row}.keep_{n} THEN CASE WHEN {row}.present THEN {row}.old_{n} ELSE {kept} END ELSE {value} END"
+
+
 def decided(spec: TableSpec, column: ColumnSpec, *, carried: bool, with_seen: bool) -> list[str]:
-    """The true value after the merge."""
+    """The true value after the merge, and whether the row goes on showing what genesis held."""
     n = column.attnum
     parts = [f"coalesce(j.old_{n}, 0)::numeric", f"j.sx_{n}"]
     if carried:
@@ -69,13 +118,17 @@ def decided(spec: TableSpec, column: ColumnSpec, *, carried: bool, with_seen: bo
     true_value = " + ".join(parts)
     if carried and with_seen:
         true_value += f" - {erased(spec, column)}"
-    return [f"{true_value} AS true_{n}"]
+    out = [f"{true_value} AS true_{n}"]
+    if loose(column):
+        out.append(f"{untouched(spec, column, carried=carried)} AS keep_{n}")
+    return out
 
 
 def changed(column: ColumnSpec) -> str:
     """Whether the user row must be rewritten for this counter."""
     n = column.attnum
-    return f"{shown(column, f'q.true_{n}')} IS DISTINCT FROM q.old_{n}"
+    as_text = "::text" if loose(column) else ""
+    return f"({new_value(column, 'q')}){as_text} IS DISTINCT FROM q.old_{n}{as_text}"
 
 
 def state_value(column: ColumnSpec) -> str:
@@ -88,14 +141,21 @@ SUMS = ("increased", "decreased", "seen_increased", "seen_decreased", "base_incr
 
 
 def upsert_deltas(spec: TableSpec, columns: tuple[ColumnSpec, ...], source: str, node: str, where: str) -> str:
-    """Add staged deltas to the sums of ``node``; ``source`` is a FROM item with alias ``p``."""
+    """Add staged deltas to the sums of ``node``; ``source`` is a FROM item with alias ``p``.
+
+    An update between 0 and NULL has delta 0 and still counts as a write of the counter (see :func:`untouched`).
+    """
     keys = ", ".join(f"k_{column.attnum}" for column in spec.key)
     key_values = ", ".join(f"p.k_{column.attnum}" for column in spec.key)
-    rows = ", ".join(f"({column.attnum}, {delta(column, 'p')})" for column in columns)
+    rows = ", ".join(
+        f"({column.attnum}, {delta(column, 'p')}, {f'p.a_{column.attnum}' if loose(column) else 'false'})"
+        for column in columns
+    )
     return (
         f"INSERT INTO {counter_table(spec)} AS c ({keys}, attnum, node, increased, decreased) "
         f"SELECT {key_values}, v.attnum, {node}, greatest(v.delta, 0), greatest(-v.delta, 0) "
-        f"FROM {source}, LATERAL (VALUES {rows}) AS v(attnum, delta) WHERE v.delta <> 0 AND {where} "
+        f"FROM {source}, LATERAL (VALUES {rows}) AS v(attnum, delta, written) "
+        f"WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND {where} "
         f"ON CONFLICT ({keys}, attnum, node) DO UPDATE SET "
         "increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased"
     )
