@@ -18,7 +18,7 @@ from rich.status import Status
 from sidecar.cli import console, demo_tables
 from sidecar.lab import demo_kept
 from sidecar.lab.cluster import LabCluster
-from sidecar.lab.demo import REGIONS, SECONDS_MAX, SECONDS_MIN, Demo, Outcome, check_binaries
+from sidecar.lab.demo import REGIONS, SECONDS_MAX, SECONDS_MIN, TIMING, Demo, Outcome, check_binaries
 from sidecar.lab.embedded import stop_leftover
 from sidecar.lab.folders import TemporaryFolder
 
@@ -55,7 +55,9 @@ def command(
     chosen = random.randint(0, 9999) if seed is None else seed  # noqa: S311
     out = console.stdout()
     with _folder(keep=keep) as folder:
-        cluster = LabCluster(REGIONS, folder.path, proxied=not keep, pg_bin=pg_bin, keep=keep, detached=keep)
+        cluster = LabCluster(
+            REGIONS, folder.path, proxied=not keep, pg_bin=pg_bin, keep=keep, detached=keep, sections=TIMING
+        )
         out.print(f"[bold]Three regions[/], each a PostgreSQL {version} and a sidecar of its own; seed {chosen}.")
         outcome = console.run_async(_run(cluster, Demo(cluster, seconds, chosen), out, keep=keep))
         if keep:

@@ -26,9 +26,9 @@ LATE_MS = 1000.0  # a region that is further behind is shown in yellow
 GOOD, BAD, LATE = "green", "bold red", "yellow"
 
 
-def _table(title: str, *columns: str) -> Table:
-    """The first column is a name, the others are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(*columns: str) -> Table:
+    """The first column is a name, the others are numbers. A title would be wrapped to the table: print it before."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold cyan")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
     return table
@@ -48,7 +48,7 @@ def live_table(demo: Demo, views: Sequence[RegionView]) -> RenderableType:
     """One row per region: what it writes, how fast, and how far it is behind each other region."""
     names = [view.name for view in views]
     elapsed = min(demo.seconds, time.monotonic() - demo.times.started)
-    table = _table("", "region", "writes/s", "commit p50", "p99", *(f"behind {name}" for name in names), "conflicts")
+    table = _table("region", "writes/s", "commit p50", "p99", *(f"behind {name}" for name in names), "conflicts")
     for view in views:
         behind = (Text("·", "dim") if name == view.name else _behind(view, name) for name in names)
         table.add_row(
@@ -90,10 +90,14 @@ def show_outcome(out: Console, demo: Demo, outcome: Outcome) -> None:
     """The proof, the conflicts, the measurements, and the verdict in one line."""
     names = [facts.name for facts in outcome.facts]
     _show_run(out, demo, outcome)
-    out.print(_checksums(outcome, names))
-    out.print(_counters(outcome, names))
+    for title, table in (
+        ("Tables: checksums of all rows, first digits", _checksums(outcome, names)),
+        ("Counters: their sums, and what the writers' own books say", _counters(outcome, names)),
+        ("Milliseconds, p50 / p99: to write locally, and from that commit until others see it", _lags(outcome, names)),
+    ):
+        out.print(f"[bold]{title}[/]")
+        out.print(table)
     _show_conflicts(out, outcome)
-    out.print(_lags(outcome, names))
     if not outcome.problems:
         out.print(f"[{GOOD}]PROVEN[/]  equal checksums in all regions, every counter exact, nothing lost.")
         return
@@ -104,16 +108,18 @@ def show_outcome(out: Console, demo: Demo, outcome: Outcome) -> None:
 def _show_run(out: Console, demo: Demo, outcome: Outcome) -> None:
     times = outcome.times
     writes = sum(len(values) for values in outcome.latencies_ms.values())
-    out.print(
-        f"{writes:,} transactions in {times.stopped - times.started:.0f} s."
-        f" In the middle: {demo.fault} for {times.healed - times.cut:.1f} s;"
-        f" {_ms((times.caught_up - times.healed) * 1000)} after it healed everybody had caught up."
-        f" After the last write: converged within {_ms((times.converged - times.stopped) * 1000)}.\n"
-    )
+    late = max((sample.lag_ms for sample in outcome.samples if sample.visible > times.cut), default=None)
+    for line in (
+        f"{writes:,} transactions committed in {times.stopped - times.started:.0f} s, each in its own region alone.",
+        f"{demo.fault} for {times.healed - times.cut:.1f} s: changes came up to {_ms(late)} late,"
+        f" and {_ms((times.caught_up - times.healed) * 1000)} after it healed all had caught up.",
+        f"After the last write all three were equal within {_ms((times.converged - times.stopped) * 1000)}.\n",
+    ):
+        out.print(line)
 
 
 def _checksums(outcome: Outcome, names: Sequence[str]) -> Table:
-    table = _table("Checksums of the tables", "table", "rows", *names, "")
+    table = _table("table", "rows", *names, "")
     for proof in outcome.proof.tables:
         sums = (proof.checksums[name][:CHECKSUM_CHARACTERS] for name in names)
         table.add_row(proof.table, f"{proof.rows:,}", *sums, _verdict("equal" if proof.equal else None))
@@ -121,7 +127,7 @@ def _checksums(outcome: Outcome, names: Sequence[str]) -> Table:
 
 
 def _counters(outcome: Outcome, names: Sequence[str]) -> Table:
-    table = _table("Counters: sums, against the writers' own books", "counter", "increments", "books", *names, "")
+    table = _table("counter", "increments", "by the books", *names, "")
     for proof in outcome.proof.counters:
         sums = (f"{proof.sums[name]:,}" for name in names)
         verdict = _verdict("exact" if proof.exact else None)
@@ -144,11 +150,12 @@ def _show_conflicts(out: Console, outcome: Outcome) -> None:
 
 def _conflict(c: Conflict) -> str:
     return (
-        f"{c.table} {c.row} {c.column}: {c.winner} {_value(c.winner_value)} won over {c.loser} {_value(c.loser_value)}"
+        f"{c.table} {c.row} {c.column}: {c.winner} {quoted(c.winner_value)} won over {c.loser} {quoted(c.loser_value)}"
     )
 
 
-def _value(value: str | None) -> str:
+def quoted(value: str | None) -> str:
+    """A value in quotes, cut short; it comes from a table, so nothing unprintable passes."""
     if value is None:
         return "NULL"
     text = console.shortened(value)
@@ -157,20 +164,12 @@ def _value(value: str | None) -> str:
 
 def _lags(outcome: Outcome, names: Sequence[str]) -> Table:
     """One row per origin: its local writes, and when the others saw them."""
-    table = _table(
-        "Milliseconds (p50 / p99): local writes, and from commit to visible in another region",
-        "written in",
-        "local",
-        *(f"seen in {name}" for name in names),
-    )
+    table = _table("written in", "local write", *(f"seen in {name}" for name in names))
     for origin in names:
         seen = (
             Text("·", "dim") if origin == name else _pair(outcome.lags_ms(origin, name, whole=True)) for name in names
         )
         table.add_row(origin, _pair(outcome.latencies_ms[origin]), *seen)
-    late = [value for x in names for y in names if x != y for value in outcome.lags_ms(x, y, whole=False)]
-    table.caption = f"Without the time from the cut until all had caught up: then up to {_ms(max(late, default=None))}."
-    table.caption_justify = "left"
     return table
 
 
@@ -181,7 +180,8 @@ def _pair(values: list[float]) -> str:
 
 def show_kept(out: Console, folder: Path, nodes: Sequence[KeptNode]) -> None:
     """Where everything is, and a few commands to paste."""
-    table = _table("\nStill running", "region", "database", "sidecar")
+    out.print("\n[bold]Still running[/]")
+    table = _table("region", "database", "sidecar")
     for node in nodes:
         table.add_row(node.name, node.dsn, f"{node.http_url}/status")
     for column in table.columns:

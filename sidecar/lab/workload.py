@@ -19,7 +19,7 @@ import asyncpg
 from sidecar.errors import SidecarError
 
 WRITERS_PER_REGION = 4
-WRITES_PER_S = 40.0  # per writer: 480/s in all, which three servers and three sidecars carry on two cores
+WRITES_PER_S = 20.0  # per writer: 240/s in all, which leaves two cores room for three servers and three sidecars
 PROFILES = 24  # few enough that regions meet in the same columns, most of all while a link is cut
 POSTS = 24
 SKUS = 12

@@ -172,7 +172,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err == "error: no command was given; name one of those above\n"
 
 
-@pytest.mark.parametrize("command", ["check", "annotate", "init", "run", "status", "conflicts"])
+@pytest.mark.parametrize("command", ["check", "annotate", "init", "run", "status", "conflicts", "demo", "bench"])
 def test_each_help_has_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
