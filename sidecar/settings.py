@@ -152,6 +152,9 @@ class TimingSettings(_Section):
     max_clock_drift_ms: Annotated[int, Field(ge=1)] = 500
     """A peer whose clock is further ahead than this has its link held. Also accepted as ``max_clock_drift``, in
     milliseconds or with a unit (``"500ms"``), at the top of the file or in [node]."""
+    loop_silent_ms_max: Annotated[int, Field(ge=1_000)] = 60_000
+    """A loop without a sign of life for this long is stuck, and /healthz says so. Its longest legitimate wait is the
+    statement of one full part, seconds on a slow disk."""
     status_interval_ms: Annotated[int, Field(ge=100)] = 10_000
     """Standby status to the walsender at least this often; well below wal_sender_timeout (60 s)."""
     shutdown_ms_max: Annotated[int, Field(ge=100)] = 8_000

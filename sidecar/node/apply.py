@@ -168,9 +168,12 @@ class Applier:
 
     def _opened(self, received: ReceivedSet) -> MergeSet:
         limit = BODY_EXPANSION_MAX * self._limits.frame_bytes_max
+        loop = asyncio.get_running_loop()
 
         def tables() -> Iterator[TableChanges]:
             for body in received.read():
+                # A transaction of a million rows is merged part by part and takes minutes on a slow disk.
+                self._pulse.merge_alive = loop.time()
                 yield from unpack_tables(body, limit)
 
         return MergeSet(received.header, tables, self._state.tables)

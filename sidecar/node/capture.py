@@ -28,6 +28,7 @@ from sidecar.core.pgoutput import (
     unix_ms,
 )
 from sidecar.errors import SchemaError
+from sidecar.node.pulse import Pulse
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.postgres.admin import ECHO_PREFIX
 from sidecar.postgres.journal import JournalWriter
@@ -63,6 +64,7 @@ class Capture:
         stream: ReplicationStream,
         writer: JournalWriter,
         progress: CaptureProgress,
+        pulse: Pulse,
         *,
         resume_lsn: int,
         publish: Publish,
@@ -89,14 +91,13 @@ class Capture:
         self._large = False
         self._truncated: set[str] = set()
         self._messages: Iterator[bytes] = iter(())
-        self.alive_at = asyncio.get_running_loop().time()
+        self._pulse = pulse
 
     async def run(self) -> None:
         """Until an error, which is raised."""
         try:
             while True:
                 self._messages = iter(await self._read())
-                self.alive_at = asyncio.get_running_loop().time()
                 self._state.server_lsn = self._stream.server_lsn
                 while await self._consume():
                     await self._split()
@@ -251,6 +252,8 @@ class Capture:
             flushing.result()
         if self._flushing is not None:
             return
+        # Reading on while a write hangs is no sign of life.
+        self._pulse.capture_alive = asyncio.get_running_loop().time()
         if self._coalescer.rows and not self._open:
             self._flush(passed_lsn=self._stream.server_lsn)
         elif not self._coalescer.rows:
@@ -356,7 +359,7 @@ class Capture:
             if not self._open:
                 return taken, rewrites, transactions
             number += 1
-            self.alive_at = asyncio.get_running_loop().time()
+            self._pulse.capture_alive = asyncio.get_running_loop().time()
             while self._open and not await self._consume():
                 if self._open:
                     self._messages = iter(await self._stream.read())

@@ -7,6 +7,7 @@ import asyncio
 from sidecar.core.changes import ChangeSetPart
 from sidecar.core.wire.messages import Heartbeat, Hello
 from sidecar.errors import ProtocolError
+from sidecar.node.backlog import Backlog
 from sidecar.node.inbox import Inbox
 from sidecar.node.ship import Shipper, Tail, ship
 from sidecar.node.state import NodeState
@@ -27,6 +28,8 @@ class NodeLinks:
         self.ready = asyncio.Event()
         self.acknowledged_hlc: dict[int, int] = {}
         self.names: dict[int, str] = {}
+        self.backlog = Backlog()
+        self._hellos: dict[int, Hello] = {}
 
     def hello(self) -> Hello:
         """Who this node is and what it has merged durably."""
@@ -44,8 +47,11 @@ class NodeLinks:
         """Start sending from where the peer stands."""
         await self.ready.wait()
         assert self.reader is not None
-        self._compare_tables(hello)
+        self._hellos[link.peer_id] = hello
+        self.compare_tables()
         mine = hello.clock.get(self._state.node_id, 0)
+        if self.backlog.is_old(mine):
+            self.backlog.anchor(mine, (await self.reader.position_of(mine))[0])
         self.acknowledged_hlc[link.peer_id] = mine
         self.names[link.peer_id] = link.peer_name
         shipper = Shipper(self._state, link, self.reader, self._tail)
@@ -53,14 +59,31 @@ class NodeLinks:
         task.add_done_callback(lambda done: self._shipped(link, done))
         self._open[link.peer_id] = (link, shipper, task)
         link.send_ack(self._state.clock)
-        self._state.log.info("link_up", peer=link.peer_name)
 
     def _shipped(self, link: Link, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._state.log.warning("shipping_failed", peer=link.peer_name, reason=str(error))
             link.close("sending failed")
 
-    def _compare_tables(self, hello: Hello) -> None:
+    async def restore(self, reader: JournalReader) -> None:
+        """Take up what the database knows of peers that were not linked since this process started."""
+        for peer_id, name, acknowledged in await reader.known_peers():
+            if peer_id not in self.acknowledged_hlc:
+                self.names[peer_id] = name
+                self.acknowledged_hlc[peer_id] = acknowledged
+                self.backlog.anchor(acknowledged, (await reader.position_of(acknowledged))[0])
+
+    def publish(self, seq: int, part: ChangeSetPart | None) -> None:
+        """A durable change set of this node, whose end the clock names already; see :meth:`Tail.publish`."""
+        self._tail.publish(seq, part)
+        self.backlog.published(self._state.clock[self._state.node_id])
+
+    def compare_tables(self) -> None:
+        """Compare the tables with those that each peer had at its last hello; again after they changed here."""
+        for hello in self._hellos.values():
+            self._compare(hello)
+
+    def _compare(self, hello: Hello) -> None:
         own = self._state.fingerprints()
         differing = [name for name, value in hello.fingerprints.items() if own.get(name, value) != value]
         missing = [name for name in hello.fingerprints if name not in own]
@@ -91,7 +114,6 @@ class NodeLinks:
             del self._open[link.peer_id]
             entry[2].cancel()
         self._inbox.forget(link.peer_id)
-        self._state.log.info("link_down", peer=link.peer_name, reason=str(error) if error else "closed")
 
     def acknowledge(self) -> None:
         """Tell every peer the clock that is durable now."""
@@ -109,11 +131,7 @@ class NodeLinks:
         for _, shipper, _ in self._open.values():
             shipper.heartbeat()
 
-    def unacknowledged(self, peer_id: int) -> int:
-        """Milliseconds of journal that a peer has not merged durably."""
-        own = self._state.clock.get(self._state.node_id, 0)
-        return max(0, (own >> 16) - (self.acknowledged_hlc.get(peer_id, 0) >> 16))
-
-    @property
-    def now(self) -> int:
-        return self._state.now_ms()
+    def unacknowledged(self, peer_id: int) -> int | None:
+        """Change sets of this node that a peer has not merged durably; ``None`` when it is not known."""
+        acknowledged = self.acknowledged_hlc.get(peer_id)
+        return None if acknowledged is None else self.backlog.behind(acknowledged)

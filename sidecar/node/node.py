@@ -58,6 +58,7 @@ class Node:
         self._links = NodeLinks(self.state, self._inbox, self._tail, uuid.uuid4().hex)
         self._mesh = PeerMesh(settings, self._links, now_ms=self.state.now_ms)
         self._pulse = Pulse()
+        self._warned: set[str] = set()
         self._reader: JournalReader | None = None
         self.progress = CaptureProgress(self._nudge)
         self.status = NodeStatusSource(self.state, self._pulse, self.progress, self._inbox, self._links, self._mesh)
@@ -91,7 +92,8 @@ class Node:
                 self._pulse.database_error = line
                 self._pulse.capture_state = "retrying"
                 self._pulse.capture_error = line
-                self.state.problem("database", line)
+                # One outage is one problem, whatever each try meets: refused, starting up, the slot still in use.
+                self.state.problem("database", line, restate=True)
                 self.state.counters.retry("database")
             finally:
                 self.progress.connect(None)
@@ -112,6 +114,7 @@ class Node:
             reader = JournalReader(sessions.upkeep)
             self._reader = reader
             self._links.reader = reader
+            await self._links.restore(reader)
             await self._refresh(sessions.catalogue)
             stream = await ReplicationStream.connect(
                 state.settings.node.dsn,
@@ -130,8 +133,9 @@ class Node:
                 stream,
                 writer,
                 self.progress,
+                self._pulse,
                 resume_lsn=parse_lsn(start.lsn),
-                publish=self._tail.publish,
+                publish=self._links.publish,
                 refresh_tables=refresh,
             )
             merger = Merger(
@@ -149,6 +153,7 @@ class Node:
                 resync=self._links.resync,
             )
             self._links.ready.set()
+            self._pulse.restart(asyncio.get_running_loop().time())
             self._pulse.capture_state = "streaming"
             self._pulse.capture_error = self._pulse.database_error = None
             state.problem("database", None)
@@ -199,6 +204,7 @@ class Node:
         state.hlc.observe(max([start.hlc, start.to_hlc, *start.clock.values()]))
         self.progress.restart(parse_lsn(start.lsn))
         self._tail.start(start.seq)
+        self._links.backlog.start(start.seq, start.to_hlc)
 
     async def _refresh(self, catalogue: CatalogueSession) -> None:
         """Attach newly annotated tables; the common case is one cheap query."""
@@ -207,4 +213,9 @@ class Node:
             return
         if self.state.set_tables(tables):
             self.state.log.info("tables", replicated=sorted(self.state.tables))
-        self.state.set_catalogue_problems(problems)
+            self._links.compare_tables()
+        self.state.set_catalogue_problems([p.line() for p in problems if p.severity == "error"])
+        warnings = {problem.line() for problem in problems if problem.severity == "warning"}
+        for line in sorted(warnings - self._warned):
+            self.state.log.warning("table_warning", reason=line)
+        self._warned = warnings

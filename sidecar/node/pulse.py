@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Pulse:
-    """When the loops were last alive (event-loop seconds), and how capture is."""
+    """How capture and the database are, and when the loops were last alive (event-loop seconds). The latter means
+    something only while the loops run, that is while ``capture_state`` is ``streaming``."""
 
     capture_state: str = "starting"
     capture_error: str | None = None
     database_error: str | None = None
     capture_alive: float = 0.0
     merge_alive: float = 0.0
+
+    def restart(self, now: float) -> None:
+        """The loops start (anew)."""
+        self.capture_alive = self.merge_alive = now

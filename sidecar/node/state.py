@@ -86,14 +86,17 @@ class NodeState:
         for line in lines:
             self.problem(f"catalogue {line}", line)
 
-    def problem(self, key: str, line: str | None) -> None:
-        """Raise (once per text) or clear a line for the operator."""
+    def problem(self, key: str, line: str | None, *, restate: bool = False) -> None:
+        """Raise (once per text) or clear a line for the operator. ``restate``: another text is the same problem, and is
+        shown without being logged again."""
         if line is None:
             if self.problems.pop(key, None) is not None:
                 self.log.info("problem_solved", problem=key)
         elif self.problems.get(key) != line:
+            known = key in self.problems
             self.problems[key] = line
-            self.log.warning("problem", problem=key, reason=line)
+            if not (known and restate):
+                self.log.warning("problem", problem=key, reason=line)
 
 
 class CaptureProgress:
@@ -101,6 +104,9 @@ class CaptureProgress:
 
     def __init__(self, nudge: Callable[[], Awaitable[None]]) -> None:
         self.lsn = 0
+        self.log_end = 0
+        self._wanted_lsn = 0
+        self._wanted_at_s = 0.0
         self._nudge = nudge
         self._waiters: list[tuple[int, asyncio.Future[bool]]] = []
         self._ping: Ping | None = None
@@ -112,6 +118,17 @@ class CaptureProgress:
     def restart(self, lsn: int) -> None:
         """Capture resumes at ``lsn``; what it had passed before without anything to capture comes again."""
         self.lsn = lsn
+        self._wanted_lsn = 0
+
+    def saw_log_end(self, lsn: int, now_s: float) -> None:
+        """The log ended at ``lsn``. The oldest such position that capture has not reached is remembered."""
+        self.log_end = max(self.log_end, lsn)
+        if self.lsn >= self._wanted_lsn:
+            self._wanted_lsn, self._wanted_at_s = lsn, now_s
+
+    def behind_s(self, now_s: float) -> float:
+        """For how long capture has not reached a position where the log ended; 0 when it has reached the last one."""
+        return 0.0 if self.lsn >= self._wanted_lsn else now_s - self._wanted_at_s
 
     def reached(self, lsn: int) -> None:
         """Everything committed before ``lsn`` is durably captured."""

@@ -23,8 +23,8 @@ from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.peers.mesh import PeerMesh
 from sidecar.peers.status import PeerPhase
 
-STUCK_MS = 60_000.0
-"""A loop that shows no sign of life for a minute is stuck: its longest legitimate wait is a large part's statement."""
+HOLDING = ("merge ", "drift ")
+"""Beginnings of the problems that hold the changes of one node back; the rest is its id."""
 
 _PEER_STATES = {PeerPhase.CONNECTED: "connected", PeerPhase.REFUSED: "refused"}
 
@@ -56,8 +56,8 @@ class NodeStatusSource:
             node=NodeStatus(node.name, node.id, node.cluster, __version__, state.started_at),
             capture=CaptureStatus(
                 state=self._pulse.capture_state,
-                lag_bytes=max(0, state.server_lsn - self._progress.lsn) if state.server_lsn else None,
-                lag_ms=state.capture_lag_ms(),
+                lag_bytes=self._lag_bytes(),
+                lag_ms=self._lag_ms(),
                 captured_lsn=show_lsn(self._progress.lsn) if self._progress.lsn else None,
                 transactions=counters.transactions,
                 changes=counters.changes,
@@ -71,7 +71,7 @@ class NodeStatusSource:
                 quarantined_rows=counters.quarantined_rows,
                 retries=dict(counters.retries),
                 waiting_change_sets=len(self._inbox),
-                held=next((line for key, line in state.problems.items() if key.startswith("merge ")), None),
+                held="; ".join(line for key, line in state.problems.items() if key.startswith(HOLDING)) or None,
                 duration=counters.merge_duration.copy(),
             ),
             peers=tuple(self._peers()),
@@ -85,28 +85,57 @@ class NodeStatusSource:
             database_error=self._pulse.database_error,
         )
 
+    @property
+    def _streaming(self) -> bool:
+        return self._pulse.capture_state == "streaming"
+
+    def _lag_bytes(self) -> int | None:
+        log_end = max(self._state.server_lsn, self._progress.log_end)
+        return max(0, log_end - self._progress.lsn) if self._streaming and log_end else None
+
+    def _lag_ms(self) -> float | None:
+        """The older of: the oldest commit that is decoded and not written; the oldest end of the log that was seen and
+        is not reached. Nobody knows while the log is not read."""
+        if not self._streaming:
+            return None
+        behind_ms = self._progress.behind_s(asyncio.get_running_loop().time()) * 1000
+        return max(self._state.capture_lag_ms(), behind_ms)
+
+    def _held(self, origin: int) -> str | None:
+        """Why the changes of a node wait for somebody."""
+        return next((line for key in HOLDING if (line := self._state.problems.get(f"{key}{origin}"))), None)
+
     def _loops(self) -> tuple[LoopStatus, ...]:
+        """While the database is away no loop runs, and none is stuck: that is what readiness says."""
+        if not self._streaming:
+            return ()
         now = asyncio.get_running_loop().time()
-        pulse = self._pulse
-        loops = []
-        if pulse.merge_alive:
-            loops.append(LoopStatus("merge", (now - pulse.merge_alive) * 1000, STUCK_MS))
-        return tuple(loops)
+        most = float(self._state.settings.timing.loop_silent_ms_max)
+        # Without anything to capture the walsender may be silent for long.
+        idle = self._state.pending_since_ms is None and self._progress.behind_s(now) == 0.0
+        capture_ms = 0.0 if idle else (now - self._pulse.capture_alive) * 1000
+        return (
+            LoopStatus("capture", capture_ms, most),
+            LoopStatus("merge", (now - self._pulse.merge_alive) * 1000, most),
+        )
 
     def _peers(self) -> list[PeerStatus]:
         out = []
         now = self._state.now_ms()
+        stored = {name: peer_id for peer_id, name in self._links.names.items()}
         for name, peer in sorted(self._mesh.states.items()):
-            known = peer.peer_id
+            known = peer.peer_id if peer.peer_id is not None else stored.get(name)
             hlc = self._state.clock.get(known, 0) if known is not None else 0
+            held = self._held(known) if known is not None else None
+            state = _PEER_STATES.get(peer.state, "down")
             out.append(
                 PeerStatus(
                     name=name,
                     id=known,
-                    state=_PEER_STATES.get(peer.state, "down"),
-                    last_error=peer.last_error,
+                    state="held" if held and state == "connected" else state,
+                    last_error=held or peer.last_error,
                     lag_ms=max(0.0, now - to_ms(hlc)) if hlc else None,
-                    unacknowledged_change_sets=None,
+                    unacknowledged_change_sets=None if known is None else self._links.unacknowledged(known),
                     bytes_in=peer.bytes_in,
                     bytes_out=peer.bytes_out,
                     change_sets_in=peer.change_sets_in,

@@ -32,6 +32,7 @@ async def heartbeat_loop(
         await asyncio.sleep(interval_s)
         hlc = state.hlc.issue(state.now_ms())
         lsn = await reader.log_end()
+        progress.saw_log_end(lsn, asyncio.get_running_loop().time())
         if await progress.captured(lsn, CLOSE_WAIT_S):
             async with state.writer_lock:
                 # Capture may have gone past it meanwhile; then there is nothing left to close.

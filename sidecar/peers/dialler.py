@@ -100,5 +100,5 @@ class Dialler:
         slot.state.state = PeerPhase.REFUSED if isinstance(error, LinkRefusedError) else PeerPhase.DOWN
         if slot.state.last_error != line:
             slot.state.last_error = line
-            log.warning("no link", peer=slot.state.name, address=slot.state.address, reason=line)
+            log.warning("no_link", peer=slot.state.name, address=slot.state.address, reason=line)
         return error

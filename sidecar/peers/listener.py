@@ -62,7 +62,7 @@ class Listener:
             try:
                 connected, remote = await loop.sock_accept(self._socket)
             except OSError as error:
-                log.warning("cannot accept connections", reason=str(error))
+                log.warning("accept_failed", reason=str(error))
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
             address = f"{remote[0]}:{remote[1]}"
@@ -122,7 +122,7 @@ class Listener:
     def _warn(self, reason: str, address: str, name: str | None) -> None:
         if self._lines.passes(self._registry.now_ms()):
             log.warning(
-                "incoming connection closed",
+                "incoming_closed",
                 remote=address,
                 peer=name,
                 reason=reason,

@@ -117,7 +117,7 @@ class LinkRegistry:
         state.last_error = None
         state.retries = 0
         state.links += 1
-        log.info("link up", peer=link.peer_name, address=connection.address, dialled=link.dialled)
+        log.info("link_up", peer=link.peer_name, address=connection.address, dialled=link.dialled)
         return link
 
     def _leave(self, link: Link, error: Exception | None) -> None:
@@ -129,12 +129,12 @@ class LinkRegistry:
         state.connected_since_ms = state.round_trip_ms = state.clock_offset_ms = None
         if isinstance(error, SidecarError):
             state.last_error = error.line()
-            log.warning("link down", peer=link.peer_name, reason=state.last_error)
+            log.warning("link_down", peer=link.peer_name, reason=state.last_error)
         elif error is not None:
             state.last_error = f"internal error: {error!r}"
-            log.error("link failed", peer=link.peer_name, exc_info=error)
+            log.error("link_failed", peer=link.peer_name, exc_info=error)
         else:
-            log.info("link closed", peer=link.peer_name, reason=state.last_error)
+            log.info("link_closed", peer=link.peer_name, reason=state.last_error)
         try:
             self._handler.disconnected(link, error)
         finally:

@@ -12,6 +12,7 @@ from sidecar.errors import TransientError
 from sidecar.postgres.admin import connect
 from sidecar.postgres.catalogue import catalogue_version
 from sidecar.postgres.migrations import migrate
+from sidecar.postgres.problem import Problem
 from sidecar.postgres.table_attach import attach_tables
 from sidecar.settings import Settings
 
@@ -36,8 +37,8 @@ class CatalogueSession:
             raise
         return cls(settings, connection)
 
-    async def refresh(self) -> tuple[tuple[TableSpec, ...] | None, list[str]]:
-        """The tables in force and the lines an operator should read; ``None`` when nothing changed since."""
+    async def refresh(self) -> tuple[tuple[TableSpec, ...] | None, list[Problem]]:
+        """The tables in force and all present problems; ``None`` when nothing changed since."""
         async with self._lock:
             try:
                 if self._version and await catalogue_version(self._connection) == self._version:
@@ -46,7 +47,7 @@ class CatalogueSession:
             except psycopg.OperationalError as error:
                 raise TransientError(f"the database connection failed: {error}") from None
             self._version = result.version
-            return result.tables, [str(problem) for problem in result.problems if problem.severity == "error"]
+            return result.tables, result.problems
 
     async def close(self) -> None:
         """Close the session."""

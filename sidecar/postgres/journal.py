@@ -229,6 +229,12 @@ class JournalReader:
                 last_error,
             )
 
+    async def known_peers(self) -> list[tuple[int, str, int]]:
+        """Id, name and acknowledged hlc of every peer that was ever linked."""
+        async with self._lock:
+            rows = await self._session.connection.fetch(self._sql["read_peers"])
+        return [(row["id"], row["name"], row["acknowledged"]) for row in rows]
+
     async def trim_conflicts(self, age_days: int, rows_max: int) -> None:
         """Drop conflict records beyond the age or the number."""
         async with self._lock, self._session.own_transaction():

@@ -199,7 +199,7 @@ async def test_a_refused_peer_is_logged_once(
     a = lab.node("a", 1, peers={"b": b.listen})
     await refused(lab, a, by=b)
     await until(lambda: a.mesh.states["b"].retries > 5)
-    assert len([line for line in warnings(lines) if line["event"] == "no link"]) == 1
+    assert len([line for line in warnings(lines) if line["event"] == "no_link"]) == 1
 
 
 async def test_too_many_links(lab: Lab) -> None:
@@ -224,7 +224,7 @@ async def test_nobody_at_the_address(lab: Lab, lines: list[dict[str, object]]) -
     assert state.state is PeerPhase.DOWN
     assert state.last_error is not None
     assert state.last_error.startswith(f"cannot reach b at {b.listen}: ")
-    assert len([line for line in warnings(lines) if line["event"] == "no link"]) == 1
+    assert len([line for line in warnings(lines) if line["event"] == "no_link"]) == 1
     await lab.linked(a, b)
 
 
