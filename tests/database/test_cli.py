@@ -154,15 +154,23 @@ def test_init_attaches_and_may_be_repeated(run: Run, database: str) -> None:
     assert facts["tables"] == ["public.posts"]
 
 
-def test_init_does_nothing_while_something_is_wrong(run: Run, database: str) -> None:
+def test_init_attaches_the_good_tables_and_says_what_is_wrong_with_the_others(run: Run, database: str) -> None:
     query(database, SCHEMA)
     query(database, "CREATE TABLE keyless (a int); COMMENT ON TABLE keyless IS '@crdt'")
+    query(database, "CREATE TABLE odd (id int PRIMARY KEY, t text); COMMENT ON COLUMN odd.t IS '@crdt(pn_counter)'")
+    for attached in (1, 0):  # and again: the same problems, nothing new
+        status, out, err = run("init")
+        assert status == 2
+        assert f"1 tables replicated, {attached} of them newly attached; 2 refused" in out
+        errors = [line for line in err.splitlines() if line.startswith("error:")]
+        assert len(errors) == 2
+        assert "public.keyless" in errors[0]
+        assert "public.odd.t" in errors[1]
+    assert query(database, "SELECT tablename FROM pg_publication_tables") == [("posts",)]
+    query(database, "ALTER TABLE keyless ADD PRIMARY KEY (a); COMMENT ON COLUMN odd.t IS '@crdt(lww_register)'")
     status, out, err = run("init")
-    assert (status, out) == (2, "")
-    assert "error: public.keyless" in err
-    assert "nothing was done" in err
-    assert query(database, "SELECT to_regnamespace('crdt_state')") == [(None,)]
-    assert query(database, "SELECT count(*) FROM pg_publication") == [(0,)]
+    assert status == 0
+    assert "3 tables replicated, 2 of them newly attached; next: sidecar run" in out
 
 
 def test_init_of_another_node_is_refused(run: Run, tmp_path: Path, database: str) -> None:
