@@ -36,7 +36,7 @@ class Answer:
 def command(config: console.ConfigOption = console.DEFAULT_CONFIG, json: console.JsonOption = False) -> None:
     """Show this node, its peers and its tables. Exit status 1 when the sidecar is not running.
 
-    A running sidecar with an [http] section is asked; otherwise what the database knows is shown.
+    A running sidecar that listens for HTTP is asked; otherwise what the database knows is shown.
     """
     settings = console.settings_of(config)
     answer = ask(settings)

@@ -212,7 +212,7 @@ def _check_surroundings(under: Review) -> None:
             under.add(
                 "warning",
                 f"unique index {index.name} ({columns}): concurrent writes on two nodes can clash",
-                "the lower (hlc, node) keeps the value; use keys that differ between nodes to avoid it",
+                "each node quarantines the other's row until somebody decides; use values that differ between nodes",
             )
     for foreign_key in under.facts.foreign_keys.get(oid, []):
         under.add("advice", f"foreign key {foreign_key.name} to {foreign_key.referenced} is not checked when merging")
