@@ -15,7 +15,7 @@ from pathlib import Path
 import asyncpg
 
 from sidecar.errors import SidecarError
-from sidecar.lab.bench_pairs import BuiltinPair, Pair, SidecarPair
+from sidecar.lab.bench_pairs import BuiltinPair, Pair, SidecarPair, session
 from sidecar.lab.bench_results import Findings, Measure, Target, median
 
 SECTION = "drain"
@@ -160,8 +160,7 @@ async def _write(pair: Pair, backlog: Backlog) -> None:
 
 async def _stopwatch(pair: Pair) -> tuple[float, float, float]:
     """Start the consumer; the times (monotonic, seconds) of the order, of the active walsender and of the end."""
-    source, sink = [await asyncpg.connect(dsn) for dsn in pair.dsns]
-    try:
+    async with session(pair.dsns[0]) as source, session(pair.dsns[1]) as sink:
         ordered = time.monotonic()
         resuming = asyncio.create_task(pair.resume())
         query = "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots"
@@ -169,9 +168,6 @@ async def _stopwatch(pair: Pair) -> tuple[float, float, float]:
         await resuming
         query = f"SELECT EXISTS (SELECT FROM marker WHERE id = {MARKER})"
         done = await _poll(pair, sink, query, MARKER_POLL_S, active + DRAIN_DEADLINE_S)
-    finally:
-        await source.close()
-        await sink.close()
     return ordered, active, done
 
 
@@ -180,9 +176,7 @@ async def _poll(pair: Pair, connection: asyncpg.Connection, query: str, pause_s:
     while not await connection.fetchval(query):
         pair.check()
         if time.monotonic() > deadline:
-            raise SidecarError(
-                f"a backlog was not drained within {DRAIN_DEADLINE_S:g} s", mend="see the sidecars' logs"
-            )
+            raise SidecarError(f"{pair.name}: a backlog was not drained within {DRAIN_DEADLINE_S:g} s")
         await asyncio.sleep(pause_s)
     return time.monotonic()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
 
 from sidecar.errors import SidecarError
+from sidecar.lab.bench_pairs import session
 
 CONNECTIONS = 8  # 500 transactions/s of up to 16 ms each keep them busy; a commit takes some 1 ms
 READER_POLL_S = 0.001
@@ -45,9 +47,9 @@ async def write(
     dsn: str, rate: float, seconds: float, transaction_of: Callable[[int], Transaction], load: Load
 ) -> None:
     """Send ``rate`` transactions per second, each at its time whether or not earlier ones are done."""
-    connections = [await asyncpg.connect(dsn) for _ in range(CONNECTIONS)]
     due: asyncio.Queue[Transaction | None] = asyncio.Queue()
-    try:
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(session(dsn)) for _ in range(CONNECTIONS)]
         async with asyncio.TaskGroup() as group:
             for connection in connections:
                 group.create_task(_send(connection, due, load))
@@ -60,9 +62,6 @@ async def write(
                 due.put_nowait(transaction_of(index))
             for _ in connections:
                 due.put_nowait(None)
-    finally:
-        for connection in connections:
-            await connection.close()
 
 
 async def _send(connection: asyncpg.Connection, due: asyncio.Queue[Transaction | None], load: Load) -> None:
@@ -91,9 +90,8 @@ class Reader:
 
     async def run(self) -> None:
         """Read until all expected rows were seen; raises SidecarError when they do not come."""
-        connection = await asyncpg.connect(self._dsn)
         deadline: float | None = None
-        try:
+        async with session(self._dsn) as connection:
             while True:
                 rows = await connection.fetch(self._query, self._next - 1)
                 now = time.monotonic()
@@ -110,8 +108,6 @@ class Reader:
                         missing = self._expected - len(self._load.seen_at)
                         raise SidecarError(f"{missing} of {self._expected} rows did not arrive")
                 await asyncio.sleep(READER_POLL_S)
-        finally:
-            await connection.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,18 @@ BEGIN
 END $$;
 """
 ANNOTATIONS = "".join(f"COMMENT ON TABLE {table} IS '@crdt';\n" for table in TABLES)
+
+
+@asynccontextmanager
+async def session(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that is closed at the end; after an error at once, as a polite close waits for what still runs."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    except BaseException:
+        connection.terminate()
+        raise
+    await connection.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,34 +133,25 @@ class Pair(ABC):
 
     async def execute(self, node: int, *statements: str) -> None:
         """Run statements in one session of a node, each in its own transaction."""
-        connection = await asyncpg.connect(self.dsns[node])
-        try:
+        async with session(self.dsns[node]) as connection:
             for statement in statements:
                 await connection.execute(statement)
-        finally:
-            await connection.close()
 
     async def value(self, node: int, query: LiteralString) -> Any:
         """The first column of the first row."""
-        connection = await asyncpg.connect(self.dsns[node])
-        try:
+        async with session(self.dsns[node]) as connection:
             return await connection.fetchval(query)
-        finally:
-            await connection.close()
 
     async def settle(self, deadline_s: float = SETTLE_DEADLINE_S) -> None:
         """Wait until node 1 has everything that is committed on node 0."""
         number = await self.value(0, "INSERT INTO marker (id) SELECT coalesce(max(id), 0) + 1 FROM marker RETURNING id")
-        connection = await asyncpg.connect(self.dsns[1])
+        async with session(self.dsns[1]) as connection:
 
-        async def arrived() -> bool:
-            self.check()
-            return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM marker WHERE id >= $1)", number))
+            async def arrived() -> bool:
+                self.check()
+                return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM marker WHERE id >= $1)", number))
 
-        try:
             await wait_until(arrived, deadline_s, f"{self.name}: arrival of what was committed")
-        finally:
-            await connection.close()
 
     async def converged(self, tables: Sequence[str] = TABLES) -> bool:
         """Whether the tables are equal on both nodes, byte by byte."""
