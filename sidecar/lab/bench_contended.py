@@ -51,10 +51,10 @@ async def contended(
         before = pair.processor()
         for number in range(repetitions):
             say(f"both nodes on the same rows: {seconds:g} s ({number + 1} of {repetitions})")
-            loads += await asyncio.gather(*(_load(pair, node, number, seconds) for node in (0, 1)))
-            ended = time.monotonic()
+            both = await asyncio.gather(*(_load(pair, node, number, seconds) for node in (0, 1)))
             await pair.cluster.wait_converged(DRAIN_DEADLINE_S)
-            drained_s.append(time.monotonic() - ended)
+            drained_s.append(time.monotonic() - max(load.ended_at for load in both))
+            loads += both
         used = pair.processor().since(before)
         states = await pair.status()
         counters = [int(await pair.value(node, COUNTERS)) - counted for node in (0, 1)]

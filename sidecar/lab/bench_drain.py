@@ -92,6 +92,11 @@ class Drain:
         return self.changes / self.drain_s
 
     @property
+    def processor_us_per_change(self) -> float:
+        """Of all servers and sidecars together: steadier than the speed on a machine that does other work as well."""
+        return sum(self.processor_s.values()) * 1e6 / self.changes
+
+    @property
     def bytes_per_change(self) -> float | None:
         return None if self.bytes_out is None else self.bytes_out / self.changes
 
@@ -110,7 +115,11 @@ async def drain(
                     found.append(await _drain_once(pair, backlog, repetition))
                 say(f"drain, {backlog.name}: {system.name} {found[-1].changes_per_s:,.0f} changes/s")
     return Findings(
-        measures=[*(_measure(backlog, found) for backlog in BACKLOGS), *_wire(found)],
+        measures=[
+            *(_speeds(backlog, found) for backlog in BACKLOGS),
+            *(_work(b, found) for b in BACKLOGS),
+            *_wire(found),
+        ],
         facts={"runs": [asdict(one) | {"changes_per_s": one.changes_per_s} for one in found]},
         diverged=[f"drain, {one.backlog}, {one.system}" for one in found if not one.converged],
     )
@@ -181,19 +190,18 @@ async def _poll(pair: Pair, connection: asyncpg.Connection, query: str, pause_s:
     return time.monotonic()
 
 
-def _speed(found: list[Drain], system: str, backlog: str) -> float | None:
-    return median([one.changes_per_s for one in found if (one.system, one.backlog) == (system, backlog)])
+def _of(found: list[Drain], kind: type[Pair], backlog: Backlog, figure: str) -> float | None:
+    return median([getattr(one, figure) for one in found if (one.system, one.backlog) == (kind.name, backlog.name)])
 
 
-def _measure(backlog: Backlog, found: list[Drain]) -> Measure:
-    return Measure(
-        SECTION,
-        backlog.name,
-        "changes/s",
-        sidecar=_speed(found, SidecarPair.name, backlog.name),
-        baseline=_speed(found, BuiltinPair.name, backlog.name),
-        target=backlog.target,
-    )
+def _speeds(backlog: Backlog, found: list[Drain]) -> Measure:
+    sidecar, builtin = (_of(found, kind, backlog, "changes_per_s") for kind in (SidecarPair, BuiltinPair))
+    return Measure(SECTION, backlog.name, "changes/s", sidecar, builtin, target=backlog.target)
+
+
+def _work(backlog: Backlog, found: list[Drain]) -> Measure:
+    sidecar, builtin = (_of(found, kind, backlog, "processor_us_per_change") for kind in (SidecarPair, BuiltinPair))
+    return Measure(SECTION, f"{backlog.name}: processor time", "µs/change", sidecar, builtin)
 
 
 def _wire(found: list[Drain]) -> list[Measure]:

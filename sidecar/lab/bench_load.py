@@ -30,12 +30,14 @@ class Transaction:
 
 @dataclass(slots=True)
 class Load:
-    """What was measured. Times are monotonic seconds; ``late``: transactions that had to wait for a connection."""
+    """What was measured. Times are monotonic seconds; ``late``: transactions that had to wait for a connection;
+    ``ended_at``: the last commit."""
 
     commit_s: list[float] = field(default_factory=list)
     committed_at: dict[int, float] = field(default_factory=dict)
     seen_at: dict[int, float] = field(default_factory=dict)
     late: int = 0
+    ended_at: float = 0.0
 
     @property
     def lag_s(self) -> list[float]:
@@ -62,6 +64,7 @@ async def write(
                 due.put_nowait(transaction_of(index))
             for _ in connections:
                 due.put_nowait(None)
+    load.ended_at = time.monotonic()
 
 
 async def _send(connection: asyncpg.Connection, due: asyncio.Queue[Transaction | None], load: Load) -> None:
