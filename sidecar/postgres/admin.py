@@ -34,6 +34,8 @@ SESSION_SETTINGS: dict[str, str] = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "row_security": "on",
+    # Nothing is sent, confirmed or acknowledged before it is flushed, also where the server's default is off.
+    "synchronous_commit": "on",
 }
 """Settings every SQL session of the sidecar fixes, whatever the role's or the database's defaults are."""
 

@@ -140,7 +140,12 @@ def test_a_broken_statement_file_is_refused(text: str, message: str) -> None:
 async def test_a_session_has_the_fixed_settings_whatever_the_defaults_are(database: str) -> None:
     name = database.rsplit("/", 1)[1]
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as app:
-        for setting in ("DateStyle = 'German'", "search_path = 'nowhere'", "statement_timeout = '1h'"):
+        for setting in (
+            "DateStyle = 'German'",
+            "search_path = 'nowhere'",
+            "statement_timeout = '1h'",
+            "synchronous_commit = off",
+        ):
             await app.execute(f"ALTER DATABASE {name} SET {setting}")
     async with await connect(database) as conn:
         assert conn.autocommit is False
