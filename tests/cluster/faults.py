@@ -12,6 +12,9 @@ from sidecar.lab.cluster import LabCluster
 SKEWS_MS = (-400, 0, 400)
 """Within max_clock_drift (500 ms) of true time; a node gets another one with every start of its sidecar."""
 
+PART_ROWS = (3, 10_000)
+"""Rows of a part of a change set: with few, most transactions come in several parts."""
+
 
 class Faults:
     """Runs one fault after the other, several nodes and links independently, until :meth:`mend`."""
@@ -64,7 +67,13 @@ class Faults:
                 await cluster.start_server(index)
             if what != "kill server":
                 await self._pause(0.0, 0.8)
-                cluster.configure(index, {"lab": {"clock_skew_ms": rng.choice(SKEWS_MS)}})
+                cluster.configure(
+                    index,
+                    {
+                        "lab": {"clock_skew_ms": rng.choice(SKEWS_MS)},
+                        "limits": {"batch_rows_max": rng.choice(PART_ROWS)},
+                    },
+                )
                 await cluster.start_sidecar(index, ready=False)
 
     async def _links(self) -> None:

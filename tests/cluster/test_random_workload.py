@@ -21,7 +21,7 @@ from psycopg import sql
 from sidecar.lab.cluster import LabCluster
 from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.waiting import wait_until
-from tests.cluster.faults import Faults
+from tests.cluster.faults import SKEWS_MS, Faults
 from tests.cluster.history import Journal, Rows, by_row, dots_of, expected_rows, lost, operations, told
 from tests.cluster.workload import KEYS_PER_SEED, SCHEMA, Workload, schema_sql, text
 from tests.oracle import Operation
@@ -54,7 +54,11 @@ class Lab:
                 schema_sql=schema_sql(max(SEEDS, ONE_SEED)),
                 server_settings=FAST_SETTINGS,
                 # The test reads the whole journal at the end, so none of it may be trimmed before.
-                sections={"limits": {"journal_partition_rows": 1_000_000}, "timing": {"reconnect_ms_max": 500}},
+                sections={
+                    "limits": {"journal_partition_rows": 1_000_000},
+                    # Two nodes may be wrong in opposite directions; that is not to hold their changes.
+                    "timing": {"reconnect_ms_max": 500, "max_clock_drift_ms": 2 * max(SKEWS_MS) + 200},
+                },
             )
             await self._cluster.start()
         return self._cluster

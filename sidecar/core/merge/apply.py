@@ -98,12 +98,14 @@ class _Merge:
         newer = f"(j.hlc, {origin})"
         live_wins = f"j.op IN ('I', 'U', 'R') AND {newer} >= (j.s_live_hlc, j.s_live_node::int8)"
         dead_wins = f"j.op = 'D' AND (j.s_dead_hlc IS NULL OR {newer} >= (j.s_dead_hlc, j.s_dead_node::int8))"
+        # An earlier part of the same transaction deleted the row; the dot of both is the same.
+        again = f"coalesce(j.op IN ('I', 'R') AND {newer} = (j.s_dead_hlc, j.s_dead_node::int8), false)"
         row_wins = f"j.op IN ('I', 'R') AND (j.ins, {origin}) >= (j.s_row_hlc, j.s_row_node::int8)"
         versions = [
             f"CASE WHEN {live_wins} THEN j.hlc ELSE j.s_live_hlc END AS live_hlc",
             f"CASE WHEN {live_wins} THEN {origin} ELSE j.s_live_node END AS live_node",
-            f"CASE WHEN {dead_wins} THEN j.hlc ELSE j.s_dead_hlc END AS dead_hlc",
-            f"CASE WHEN {dead_wins} THEN {origin} ELSE j.s_dead_node END AS dead_node",
+            f"CASE WHEN {dead_wins} THEN j.hlc WHEN NOT {again} THEN j.s_dead_hlc END AS dead_hlc",
+            f"CASE WHEN {dead_wins} THEN {origin} WHEN NOT {again} THEN j.s_dead_node END AS dead_node",
             f"CASE WHEN {row_wins} THEN j.ins ELSE j.s_row_hlc END AS rv_hlc",
             f"CASE WHEN {row_wins} THEN {origin} ELSE j.s_row_node END AS rv_node",
         ]

@@ -33,13 +33,15 @@ def capture_statement(spec: TableSpec, shape: Shape) -> Statement:
     }
     inserted = f"(excluded.row_node = {me} AND excluded.row_hlc > 0)"
     written = "excluded.live_hlc > 0"
+    # The delete and the insert of one transaction have one dot, and stand in different parts of a large one.
+    again = f"({inserted} AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc)"
     updates = {
         "row_node": f"CASE WHEN {inserted} THEN excluded.row_node ELSE s.row_node END",
         "row_hlc": f"CASE WHEN {inserted} THEN excluded.row_hlc ELSE s.row_hlc END",
         "live_node": f"CASE WHEN {written} THEN excluded.live_node ELSE s.live_node END",
         "live_hlc": f"CASE WHEN {written} THEN excluded.live_hlc ELSE s.live_hlc END",
-        "dead_node": "coalesce(excluded.dead_node, s.dead_node)",
-        "dead_hlc": "coalesce(excluded.dead_hlc, s.dead_hlc)",
+        "dead_node": f"CASE WHEN NOT {again} THEN coalesce(excluded.dead_node, s.dead_node) END",
+        "dead_hlc": f"CASE WHEN NOT {again} THEN coalesce(excluded.dead_hlc, s.dead_hlc) END",
         "row_xmin": "excluded.row_xmin",
         "image": "excluded.image",
     }
