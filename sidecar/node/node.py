@@ -27,6 +27,7 @@ from sidecar.peers.mesh import PeerMesh
 from sidecar.postgres.catalogue_session import CatalogueSession
 from sidecar.postgres.journal import JournalReader, JournalStart, JournalWriter
 from sidecar.postgres.merge import Merger
+from sidecar.postgres.problem import errors
 from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.session import Session
 from sidecar.settings import Settings
@@ -156,7 +157,7 @@ class Node:
             self._pulse.restart(asyncio.get_running_loop().time())
             self._pulse.capture_state = "streaming"
             self._pulse.capture_error = self._pulse.database_error = None
-            state.problem("database", None)
+            state.problems.pop("database", None)  # solved, as the next line of the log says
             state.rewrites_due.set()
             state.log.info("replicating", tables=sorted(state.tables), resumed_at=start.lsn)
             await supervise(
@@ -212,9 +213,14 @@ class Node:
         if tables is None:
             return
         if self.state.set_tables(tables):
-            self.state.log.info("tables", replicated=sorted(self.state.tables))
+            if self._pulse.capture_state == "streaming":
+                self.state.log.info("tables_changed", tables=sorted(self.state.tables))
             self._links.compare_tables()
-        self.state.set_catalogue_problems([p.line() for p in problems if p.severity == "error"])
+        found: dict[str, str] = {}
+        for problem in errors(problems):
+            line = problem.line().removeprefix("error: ")
+            found[problem.place] = f"{found[problem.place]}; {line}" if problem.place in found else line
+        self.state.set_catalogue_problems(found)
         warnings = {problem.line() for problem in problems if problem.severity == "warning"}
         for line in sorted(warnings - self._warned):
             self.state.log.warning("table_warning", reason=line)

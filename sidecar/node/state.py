@@ -18,6 +18,9 @@ from sidecar.settings import Settings
 NUDGE_AFTER_S = 0.003
 """Log that is not flushed is not decoded. Somebody else's commit mostly flushes it within this time; else we do."""
 
+CATALOGUE = "catalogue "
+"""Beginning of the problems of annotated tables; the rest is the table or the column."""
+
 Ping = Callable[[int], Coroutine[Any, Any, None]]
 """Asks the walsender for its position until it has reached the LSN."""
 
@@ -78,13 +81,13 @@ class NodeState:
         """Age of the oldest local commit that is decoded and not captured; 0 when there is none."""
         return 0.0 if self.pending_since_ms is None else max(0.0, float(self.now_ms() - self.pending_since_ms))
 
-    def set_catalogue_problems(self, lines: list[str]) -> None:
-        """The present problems of annotated tables, in place of the former."""
-        for key in [key for key in self.problems if key.startswith("catalogue ")]:
-            if key.removeprefix("catalogue ") not in lines:
+    def set_catalogue_problems(self, lines: dict[str, str]) -> None:
+        """The present problems of annotated tables by table or column, in place of the former."""
+        for key in [key for key in self.problems if key.startswith(CATALOGUE)]:
+            if key.removeprefix(CATALOGUE) not in lines:
                 self.problem(key, None)
-        for line in lines:
-            self.problem(f"catalogue {line}", line)
+        for place, line in lines.items():
+            self.problem(CATALOGUE + place, line)
 
     def problem(self, key: str, line: str | None, *, restate: bool = False) -> None:
         """Raise (once per text) or clear a line for the operator. ``restate``: another text is the same problem, and is

@@ -52,7 +52,7 @@ async def catalogue_loop(state: NodeState, refresh: Callable[[], Awaitable[None]
 async def peers_loop(state: NodeState, reader: JournalReader, links: NodeLinks, mesh: PeerMesh) -> None:
     """Write down the peers, trim the journal and the conflicts."""
     loop = asyncio.get_running_loop()
-    trimmed = loop.time()
+    trimmed = loop.time() - TRIM_S  # the first round also measures the journal
     while True:
         await asyncio.sleep(PEERS_STORED_S)
         for name, peer in mesh.states.items():

@@ -65,6 +65,11 @@ class Link:
         """Whether something may still be sent."""
         return self._session.established and not self._closing.done() and not self.ended.is_set()
 
+    @property
+    def farewell(self) -> str:
+        """Why this side ended the link; empty while it is open."""
+        return self._closing.result() if self._closing.done() else ""
+
     async def send_part(self, part: ChangeSetPart) -> None:
         """Send one part, in the order of the calls; waits for credit, and for the socket to take it.
 

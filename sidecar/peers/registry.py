@@ -134,7 +134,7 @@ class LinkRegistry:
             state.last_error = f"internal error: {error!r}"
             log.error("link_failed", peer=link.peer_name, exc_info=error)
         else:
-            log.info("link_closed", peer=link.peer_name, reason=state.last_error)
+            log.info("link_closed", peer=link.peer_name, reason=state.last_error or link.farewell)
         try:
             self._handler.disconnected(link, error)
         finally:

@@ -95,9 +95,14 @@ class Session:
         await self.connection.execute("COMMIT")
 
     async def rollback(self) -> None:
-        """Roll back, unless the connection is gone (then the server does it)."""
-        if not self.connection.is_closed():
+        """Roll back. Where that fails the connection is cut, which makes the server do it: the error that led here is
+        the one to be told, not that of the attempt."""
+        if self.connection.is_closed():
+            return
+        try:
             await self.connection.execute("ROLLBACK")
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self.connection.terminate()
 
     @asynccontextmanager
     async def own_transaction(self) -> AsyncIterator[None]:
