@@ -171,21 +171,24 @@ class Demo:
         stop = asyncio.Event()
         self.phase = "writing in all regions"
         self.times.started = time.monotonic()
-        measuring = asyncio.create_task(self.meter.run(stop), name="lag")
+        watching = [
+            asyncio.create_task(self.meter.run(stop), name="lag"),
+            asyncio.create_task(self._catch_up(), name="catch up"),
+        ]
         try:
             async with readable_errors(), asyncio.TaskGroup() as group:
                 group.create_task(self._script(stop))
-                group.create_task(self._catch_up())
                 self._start_writers(group, stop, "write")
             self.times.stopped = time.monotonic()
             self.phase = "writers stopped; waiting for the last changes"
             await self.cluster.wait_converged(CONVERGE_DEADLINE_S)
             self.times.converged = time.monotonic()
             async with readable_errors(), asyncio.timeout(CONVERGE_DEADLINE_S):
-                await measuring
+                await asyncio.gather(*watching)
         finally:
-            measuring.cancel()
-            await asyncio.gather(measuring, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
 
     async def _script(self, stop: asyncio.Event) -> None:
         """Cut, heal, stop, at their times."""
@@ -223,7 +226,8 @@ class Demo:
             "catching up after the cut",
         )
         self.times.caught_up = time.monotonic()
-        self.phase = "caught up"
+        if not self.times.stopped:
+            self.phase = "caught up"
 
     async def prove(self) -> Outcome:
         """Read every database and judge."""
