@@ -16,7 +16,13 @@ import asyncpg
 
 from sidecar.core.catalog import TableSpec
 from sidecar.core.changes import ChangeSetHeader, TableChanges
-from sidecar.core.merge.apply import check_statement, lock_statement, merge_statement, seen_statement
+from sidecar.core.merge.apply import (
+    check_statement,
+    lock_statement,
+    merge_statement,
+    restamp_statement,
+    seen_statement,
+)
 from sidecar.core.merge.quarantine import quarantine_statement
 from sidecar.core.merge.shapes import Shapes
 from sidecar.core.merge.staging import Argument, Shape, Statement, bind, full_shape
@@ -240,13 +246,14 @@ class Merger:
     ) -> None:
         """Merge positions ``first..last``; where that fails, the halves; a single row that fails goes to quarantine.
 
-        Rows merged below a savepoint carry a sub-transaction's xid; the next merge finds them dirty once and clean
-        after its wait for capture.
+        Rows merged below a savepoint carry a sub-transaction's xid, which their row states must name: a later part of
+        the same change set may come back to them, and no wait for capture would make them clean.
         """
         connection = self._session.connection
         await connection.execute("SAVEPOINT isolate")
         try:
             await self.merge_unit(header, unit, context, result, first=first, last=last)
+            await self._run(restamp_statement(unit.spec), unit, {"first": first, "last": last})
             await connection.execute("RELEASE SAVEPOINT isolate")
         except (asyncpg.PostgresError, UniqueClashError) as error:
             if not isinstance(error, UniqueClashError) and error.sqlstate[:2] not in ROW_ERROR_CLASSES:

@@ -272,16 +272,25 @@ async def open_node(
         stack.push_async_callback(app.close)
         if schema:
             await app.execute(schema)
-        stack.push_async_callback(
-            app.execute,
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()",
-        )
+        stack.push_async_callback(_drop_slot, app)
         async with await connect(dsn) as admin:
             report = await initialise(admin, settings)
         assert not [p for p in report.problems if p.severity == "error"], report.problems
         node = await _assemble(stack, settings, app)
         await node.refresh()
         yield node
+
+
+async def _drop_slot(app: asyncpg.Connection) -> None:
+    """A walsender that was left takes a moment to notice."""
+
+    async def dropped() -> bool:
+        await app.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()"
+        )
+        return True
+
+    await wait_until(dropped, DEADLINE_S, "the slot is free", tolerate=(asyncpg.ObjectInUseError,))
 
 
 async def _assemble(stack: contextlib.AsyncExitStack, settings: Settings, app: asyncpg.Connection) -> HarnessNode:

@@ -22,9 +22,12 @@ from sidecar.core.merge.state_tables import counter_table, qualified_user_table,
 # jsonb_build_object takes at most 100 arguments (FUNC_MAX_ARGS), two per column.
 IMAGE_COLUMNS_PER_CALL = 45
 
+# Rows of before the table was attached have no row state: an update that finds neither that nor the user row has come
+# before the capture of a local delete. An insert, and a delete (of a row that lived for one change set only), mostly
+# find neither.
 DIRTY = (
     "CASE WHEN g.accepted = coalesce(t.xmin::text, '') THEN false"
-    " WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL"
+    " WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U'"
     " ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node))"
     " OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END"
 )
@@ -346,6 +349,19 @@ def check_statement(spec: TableSpec) -> Statement:
     )
 
 
+def restamp_statement(spec: TableSpec) -> Statement:
+    """After a merge below a savepoint: row states learn the sub-transaction's xid of the user rows that it wrote. Only
+    states stamped by this transaction are touched; their user rows are its own, so nobody else's xid can be taken."""
+    parameters = Parameters()
+    on_state, on_user = key_match(spec, "g")
+    return parameters.statement(
+        f"WITH g AS (\n    {staged_keys(spec, parameters)}\n)\n"
+        f"UPDATE {row_table(spec)} AS s SET row_xmin = t.xmin\n"
+        f"FROM g JOIN {qualified_user_table(spec)} AS t ON {on_user}\n"
+        f"WHERE {on_state} AND s.row_xmin = pg_current_xact_id()::xid AND t.xmin IS DISTINCT FROM s.row_xmin"
+    )
+
+
 def lock_statement(spec: TableSpec) -> Statement:
     """Locks the user rows of a batch in key order, as a local UPDATE of non-key columns would; returns their number."""
     parameters = Parameters()
@@ -363,5 +379,6 @@ __all__ = [
     "counter_table",
     "lock_statement",
     "merge_statement",
+    "restamp_statement",
     "seen_statement",
 ]

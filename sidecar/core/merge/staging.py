@@ -134,12 +134,13 @@ def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[t
 
 
 def staged_keys(spec: TableSpec, parameters: Parameters) -> str:
-    """Only ``ord`` and the typed keys, for the lock and check statements."""
-    sources = ", ".join(f"{parameters.text(f'key:{column.attnum}')}::text[]" for column in spec.key)
-    aliases = ", ".join(f"k{column.attnum}" for column in spec.key)
+    """Only ``ord``, ``op`` and the typed keys, for the lock and check statements."""
+    names = ["ops", *(f"key:{column.attnum}" for column in spec.key)]
+    sources = ", ".join(f"{parameters.text(name)}::text[]" for name in names)
+    aliases = ", ".join(["op", *(f"k{column.attnum}" for column in spec.key)])
     select = ", ".join(f"u.k{c.attnum}::{c.type_name} AS k_{c.attnum}" for c in spec.key)
     return (
-        f"SELECT u.ord, {select}\n    FROM unnest({sources}) WITH ORDINALITY AS u({aliases}, ord)\n"
+        f"SELECT u.ord, u.op, {select}\n    FROM unnest({sources}) WITH ORDINALITY AS u({aliases}, ord)\n"
         f"    WHERE u.ord BETWEEN {parameters.number('first')} AND {parameters.number('last')}"
     )
 
