@@ -99,6 +99,11 @@ def _transaction(source: random.Random, node: int, first: int, index: int) -> Tr
     return Transaction(UPDATE_AND_PROBE, (*arguments, node, probe), probe)
 
 
+def _rate(loads: list[Load]) -> float:
+    """Commits per second; below what is sent when the machine cannot keep up, and the latencies are of that rate."""
+    return sum(len(load.commit_s) / (load.ended_at - load.began_at) for load in loads) * 2 / len(loads)
+
+
 def _measures(loads: list[Load], states: list[dict[str, Any]], drained_s: list[float]) -> list[Measure]:
     commits = [value * 1000 for load in loads for value in load.commit_s]
     lags = [value * 1000 for load in loads for value in load.lag_s]
@@ -106,6 +111,7 @@ def _measures(loads: list[Load], states: list[dict[str, Any]], drained_s: list[f
     for state in states:
         retries.update(state["merge"]["retries"])
     figures: list[tuple[str, str, float | None, Target | None]] = [
+        ("transactions of both nodes (1,000 are sent)", "1/s", _rate(loads), None),
         ("local commit p50", "ms", percentile(commits, 50), None),
         ("local commit p99", "ms", percentile(commits, 99), COMMIT_P99),
         ("commit to visible p50", "ms", percentile(lags, 50), None),

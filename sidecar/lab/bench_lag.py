@@ -54,7 +54,6 @@ async def lag(
 ) -> Findings:
     """Measure in ``ROUNDS`` times ``repetitions`` rounds."""
     rounds: list[Round] = []
-    wire: dict[str, float] = {}
     diverged = []
     async with AsyncExitStack() as stack:
         pairs: list[Pair] = []
@@ -71,6 +70,7 @@ async def lag(
                 say(f"lag and local commit: round {number + 1} of {ROUNDS * repetitions}, {pair.name}")
                 rounds.append(await _round(pair, number, max(ROUND_S_MIN, ROUND_S * scale)))
         wire = _wire(before, await _sent(pairs[-1]))
+        merge = (await pairs[-1].status())[1]["merge"]
         for pair in pairs[1:]:
             await pair.settle()
             if not await pair.converged():
@@ -78,7 +78,7 @@ async def lag(
     row_bytes = wire.pop("row_bytes")
     measures = [*_lags(rounds), *_commits(rounds)]
     measures.append(Measure("wire", "500 transactions/s", "bytes/change", wire["bytes"], row_bytes, "row as text"))
-    return Findings(measures, {"rounds": rounds, "wire": wire}, diverged)
+    return Findings(measures, {"rounds": rounds, "wire": wire, "merge": merge}, diverged)
 
 
 def _rotated(pairs: list[Pair], number: int) -> list[Pair]:

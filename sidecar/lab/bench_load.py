@@ -31,12 +31,13 @@ class Transaction:
 @dataclass(slots=True)
 class Load:
     """What was measured. Times are monotonic seconds; ``late``: transactions that had to wait for a connection;
-    ``ended_at``: the last commit."""
+    ``began_at``, ``ended_at``: the first statement's time and the last commit."""
 
     commit_s: list[float] = field(default_factory=list)
     committed_at: dict[int, float] = field(default_factory=dict)
     seen_at: dict[int, float] = field(default_factory=dict)
     late: int = 0
+    began_at: float = 0.0
     ended_at: float = 0.0
 
     @property
@@ -55,7 +56,7 @@ async def write(
         async with asyncio.TaskGroup() as group:
             for connection in connections:
                 group.create_task(_send(connection, due, load))
-            began = time.monotonic()
+            began = load.began_at = time.monotonic()
             for index in range(round(rate * seconds)):
                 wait_s = began + index / rate - time.monotonic()
                 if wait_s > 0:
