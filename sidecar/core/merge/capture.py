@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.core.catalog import TableSpec, quote
+from sidecar.core.catalog import ColumnSpec, TableSpec, quote
 from sidecar.core.merge import counters
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import counter_table, qualified_user_table, row_table
@@ -96,6 +96,12 @@ def _wrong_looks(spec: TableSpec, shape: Shape) -> list[str]:
     return [f"EXISTS (SELECT FROM {qualified_user_table(spec)} AS t WHERE {keys} AND ({wrong}))"]
 
 
+def _undone(column: ColumnSpec) -> str:
+    """What a batch takes from a grow-only counter, to be given back."""
+    n = column.attnum
+    return f"- least(CASE WHEN g.a_{n} THEN g.d_{n} ELSE 0 END, 0)" if column.crdt == "g_counter" else "0"
+
+
 def _excess(spec: TableSpec, attnum: int, shape: Shape) -> tuple[str, str]:
     """The excess of a fresh state row, and of an existing one (``s``) after the capture.
 
@@ -103,7 +109,7 @@ def _excess(spec: TableSpec, attnum: int, shape: Shape) -> tuple[str, str]:
     of a deleted row (a dead row's whole value is excess), less what a re-insert has put behind it (``erased``).
     """
     column = next(c for c in spec.columns if c.attnum == attnum)
-    undone = f"- least(CASE WHEN g.a_{attnum} THEN g.d_{attnum} ELSE 0 END, 0)" if column.crdt == "g_counter" else "0"
+    undone = _undone(column)
     if not shape.full:
         fresh = f"nullif({undone}, 0)"
         return fresh, f"nullif(coalesce(s.x_{attnum}, 0) + coalesce(excluded.x_{attnum}, 0), 0)"
@@ -145,10 +151,11 @@ def genesis_statement(spec: TableSpec, shape: Shape) -> Statement:
     keys = ", ".join(f"k_{c.attnum}" for c in spec.key)
     on_state = " AND ".join(f"s.k_{c.attnum} = g.k_{c.attnum}" for c in spec.key)
     on_counter = " AND ".join(f"c.k_{c.attnum} = g.k_{c.attnum}" for c in spec.key)
-    # In a replaced row the new value is counted already (deltas run first); the old value does not contain it.
+    # In a replaced row the new value is counted already (deltas run first); the old value does not contain it. What a
+    # deleted row's grow-only counter lost in this batch is missing in the old value, and counted nowhere.
     values = ", ".join(
         f"({c.attnum}::int2, g.old_{c.attnum} + coalesce(s.x_{c.attnum}, 0)"
-        f" + CASE WHEN g.op = 'R' THEN {counters.delta(c, 'g')} ELSE 0 END)"
+        f" + CASE WHEN g.op = 'R' THEN {counters.delta(c, 'g')} ELSE {_undone(c)} END)"
         for c in columns
     )
     return parameters.statement(
