@@ -13,15 +13,28 @@ SELECT node, hlc FROM crdt_state.clock;
 INSERT INTO crdt_state.journal (seq, part, last, from_hlc, to_hlc, header, body, format_version)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
--- name: advance_position
--- Everything up to the LSN is in the journal, which ends at the hlc.
-UPDATE crdt_state.position SET lsn = greatest(lsn, $1::text::pg_lsn), to_hlc = greatest(to_hlc, $2);
+-- name: finish
+-- Everything up to the LSN ($1) is in the journal, which ends at an hlc ($2); this node ($3) has issued hlcs up to $4.
+WITH captured AS (
+    UPDATE crdt_state.position SET lsn = greatest(lsn, $1::text::pg_lsn), to_hlc = greatest(to_hlc, $2::int8)
+), issued AS (
+    UPDATE crdt_state.node SET hlc = greatest(hlc, $4::int8)
+)
+INSERT INTO crdt_state.clock AS c (node, hlc) VALUES ($3::int2, $2::int8)
+ON CONFLICT (node) DO UPDATE SET hlc = greatest(c.hlc, excluded.hlc);
 
--- name: advance_own_clock
--- This node's own entry, and the highest hlc it has issued.
-WITH issued AS (UPDATE crdt_state.node SET hlc = greatest(hlc, $3::int8))
-INSERT INTO crdt_state.clock AS c (node, hlc) VALUES ($1, $2)
-ON CONFLICT (node) DO UPDATE SET hlc = excluded.hlc;
+-- name: finish_with_part
+-- The same with the last part of the change set ($5 to $12): one round trip instead of two for every change set.
+WITH captured AS (
+    UPDATE crdt_state.position SET lsn = greatest(lsn, $1::text::pg_lsn), to_hlc = greatest(to_hlc, $2::int8)
+), issued AS (
+    UPDATE crdt_state.node SET hlc = greatest(hlc, $4::int8)
+), part AS (
+    INSERT INTO crdt_state.journal (seq, part, last, from_hlc, to_hlc, header, body, format_version)
+    VALUES ($5, $6, $7, $8, $9, $10, $11, $12)
+)
+INSERT INTO crdt_state.clock AS c (node, hlc) VALUES ($3::int2, $2::int8)
+ON CONFLICT (node) DO UPDATE SET hlc = greatest(c.hlc, excluded.hlc);
 
 -- name: advance_clock
 -- A merged interval (from, to] of an origin: touches one row, or none when it does not fit (gap or duplicate).
@@ -29,10 +42,6 @@ INSERT INTO crdt_state.clock AS c (node, hlc)
 SELECT $1::int2, $3::int8 WHERE $2::int8 <= 0 OR EXISTS (SELECT FROM crdt_state.clock WHERE node = $1::int2)
 ON CONFLICT (node) DO UPDATE SET hlc = excluded.hlc WHERE c.hlc >= $2 AND c.hlc < $3
 RETURNING hlc;
-
--- name: store_issued_hlc
--- The highest hlc issued or observed, so that a restart resumes above it.
-UPDATE crdt_state.node SET hlc = $1 WHERE hlc < $1;
 
 -- name: read_parts
 -- The next parts after a position in the journal, in order.

@@ -48,6 +48,7 @@ class JournalWriter:
         self._partitions: set[int] = set()
         self._shapes = Shapes()
         self._sql = load("journal")
+        self._last_part: tuple[Any, ...] = ()
         self.seq = 0
 
     async def start(self) -> JournalStart:
@@ -67,6 +68,7 @@ class JournalWriter:
         await self._ensure_partition(seq)
         async with self._session.own_transaction():
             self.seq = seq
+            self._last_part = ()
             try:
                 yield
             except BaseException:
@@ -92,8 +94,7 @@ class JournalWriter:
         rows = sum(table.rows for table in shipped)
         header = msgspec.structs.replace(header, rows=rows)
         part = ChangeSetPart(header=header, body=pack_tables(shipped))
-        await self._session.connection.execute(
-            self._sql["insert_part"],
+        row = (
             self.seq,
             header.part,
             header.last,
@@ -103,19 +104,25 @@ class JournalWriter:
             part.body,
             header.format_version,
         )
+        if header.last:
+            self._last_part = row
+        else:
+            await self._session.connection.execute(self._sql["insert_part"], *row)
         return part, rewrites
 
     async def finish(self, lsn: int, to_hlc: int, issued_hlc: int) -> None:
-        """Record that everything up to ``lsn`` is captured; the last thing in the change set's transaction."""
-        connection = self._session.connection
-        await connection.execute(self._sql["advance_position"], show_lsn(lsn), to_hlc)
-        await connection.execute(self._sql["advance_own_clock"], self._node_id, to_hlc, issued_hlc)
+        """Append the last part and record that everything up to ``lsn`` is captured; the last thing in the change set's
+        transaction."""
+        position = (show_lsn(lsn), to_hlc, self._node_id, issued_hlc)
+        if self._last_part:
+            await self._session.connection.execute(self._sql["finish_with_part"], *position, *self._last_part)
+        else:
+            await self._session.connection.execute(self._sql["finish"], *position)
 
     async def close_interval(self, lsn: int, to_hlc: int) -> None:
         """Record that nothing was committed here up to ``lsn`` and ``to_hlc`` beyond what is in the journal."""
         async with self._session.own_transaction():
-            await self._session.connection.execute(self._sql["advance_position"], show_lsn(lsn), 0)
-            await self._session.connection.execute(self._sql["advance_own_clock"], self._node_id, to_hlc, to_hlc)
+            await self._session.connection.execute(self._sql["finish"], show_lsn(lsn), to_hlc, self._node_id, to_hlc)
 
     async def quarantine(self, table: str, reason: str, hlc: int) -> None:
         """Write down a local change that cannot be replicated."""
