@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 
 from sidecar.core.pgoutput import parse_lsn
-from sidecar.errors import Action, FatalError, action_for
+from sidecar.errors import Action, ConfigurationError, SidecarError, action_for
 from sidecar.node.apply import Applier
 from sidecar.node.capture import Capture
 from sidecar.node.inbox import Inbox
@@ -89,7 +89,8 @@ class Node:
                 if action_for(error) is Action.FATAL:
                     raise
                 failures = 1 if loop.time() - started > SETTLED_S else failures + 1
-                line = " ".join(str(error).split()) or type(error).__name__
+                text = error.line() if isinstance(error, SidecarError) else str(error)
+                line = " ".join(text.split()) or type(error).__name__
                 self._pulse.database_error = line
                 self._pulse.capture_state = "retrying"
                 self._pulse.capture_error = line
@@ -196,9 +197,9 @@ class Node:
     def _resume(self, start: JournalStart) -> None:
         state = self.state
         if start.node_id != state.node_id:
-            raise FatalError(
+            raise ConfigurationError(
                 f"this database belongs to node {start.node_id}, the configuration says {state.node_id}",
-                mend="correct id in [node]",
+                mend="correct id or dsn in [node]",
             )
         state.clock.clear()
         state.clock.update(start.clock)

@@ -10,7 +10,7 @@ import asyncpg
 import psycopg
 
 from sidecar.core.merge.staging import Argument, Statement
-from sidecar.errors import FatalError, SidecarError, TransientError
+from sidecar.errors import ConfigurationError, FatalError, SidecarError, TransientError
 from sidecar.postgres.admin import ECHO_PREFIX, SESSION_SETTINGS, connect_error, parse_dsn
 from sidecar.postgres.statements import load
 
@@ -116,7 +116,17 @@ class Session:
             raise
 
     async def own_node(self) -> None:
-        """Take the right to be the one sidecar of this database, for as long as this session lives."""
+        """Take the right to be the one sidecar of this database, for as long as this session lives. Raises
+        :class:`ConfigurationError` when there was no init, :class:`FatalError` when another sidecar runs."""
+        try:
+            missing = await self.connection.fetchval("SELECT to_regclass('crdt_state.node') IS NULL")
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise ConfigurationError(
+                f"the role in the DSN may not use the sidecar's state: {error}",
+                mend="use the role that ran sidecar init",
+            ) from None
+        if missing:
+            raise ConfigurationError("this database is not attached to a node", mend="run sidecar init first")
         if not await self.connection.fetchval(load("journal")["try_own_node"]):
             raise FatalError("another sidecar runs on this database", mend="stop it first; one database, one sidecar")
 

@@ -156,24 +156,26 @@ async def test_what_a_peer_has_not_acknowledged_is_counted_also_after_a_restart(
     await same(cluster)
     await cluster.cut(0, 1)
 
-    async def counted() -> bool:
-        said = (await cluster.status(0))["peers"][0]
-        ((known,),) = query(east, "SELECT unacknowledged_change_sets FROM crdt.lag WHERE NOT is_local")
-        return bool(said["unacknowledged_change_sets"] == known >= least and said["id"] == west.id)
+    async def counted(least: int) -> None:
+        async def agrees() -> bool:
+            said = (await cluster.status(0))["peers"][0]
+            ((known,),) = query(east, "SELECT unacknowledged_change_sets FROM crdt.lag WHERE NOT is_local")
+            return bool(said["unacknowledged_change_sets"] == known >= least and said["id"] == west.id)
+
+        await wait_until(agrees, DEADLINE_S, f"{least} unacknowledged change sets or more, as crdt.lag says")
 
     # Each ten transactions are one change set at least.
     for least, restart in ((1, False), (2, True)):
         for _ in range(10):
             query(east, "UPDATE posts SET likes = likes + 1 WHERE id = 7")
-        await wait_until(counted, DEADLINE_S, "the count")
+        await counted(least)
         if restart:
             await cluster.stop_sidecar(0)
             await cluster.start_sidecar(0)
-            await wait_until(counted, DEADLINE_S, "the count after a restart")
+            await counted(least)
     cluster.heal()
-    least = 0
     await same(cluster)
-    await wait_until(counted, DEADLINE_S, "nothing unacknowledged")
+    await counted(0)
     assert (await cluster.status(0))["peers"][0]["unacknowledged_change_sets"] == 0
 
 
