@@ -13,6 +13,7 @@ from sidecar.core.annotations import (
     parse_table_comment,
 )
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_table
+from sidecar.core.merge.state_tables import COLUMNS_MAX
 from sidecar.errors import AnnotationError, SchemaError
 from sidecar.postgres.facts import Column, Facts, Relation
 from sidecar.postgres.problem import Problem, Severity
@@ -109,6 +110,16 @@ def _check_storage(under: Review) -> None:
         under.add("error", "is a partition, which is not supported yet", "use a plain table")
     elif relation.inherits:
         under.add("error", "takes part in table inheritance", f"ALTER TABLE ... NO INHERIT, around {under.sql_name}")
+
+
+def _check_width(under: Review) -> None:
+    replicated = [c for c in under.columns if c.key_position == 0 and not c.generated]
+    if len(replicated) > COLUMNS_MAX:
+        under.add(
+            "error",
+            f"has {len(replicated)} columns outside its primary key; at most {COLUMNS_MAX} can be replicated",
+            "split the table, or keep the rest in a jsonb column",
+        )
 
 
 def _check_privileges(under: Review) -> None:
@@ -230,6 +241,7 @@ def _check_surroundings(under: Review) -> None:
 
 _CHECKS: tuple[Callable[[Review], None], ...] = (
     _check_storage,
+    _check_width,
     _check_privileges,
     _check_key,
     _check_numbering,

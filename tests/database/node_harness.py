@@ -275,7 +275,7 @@ async def open_node(
         stack.push_async_callback(_drop_slot, app)
         async with await connect(dsn) as admin:
             report = await initialise(admin, settings)
-        assert not [p for p in report.problems if p.severity == "error"], report.problems
+        assert not [p for p in report.problems if p.severity == "error"], "\n".join(map(str, report.problems))
         node = await _assemble(stack, settings, app)
         await node.refresh()
         yield node

@@ -80,7 +80,7 @@ async def test_a_local_insert_of_the_same_key_is_captured_first(nodes: list[Harn
     await a.release_capture()
     await a.merge(change_set)
     [rows] = await converged(nodes, "doc")
-    assert [row for row in rows if row.startswith("(60,")][0].endswith(",12)"), "both inserted values count"
+    assert next(row for row in rows if row.startswith("(60,")).endswith(",12)"), "both inserted values count"
 
 
 @pytest.mark.parametrize(

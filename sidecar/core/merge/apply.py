@@ -97,7 +97,6 @@ class _Merge:
 
     def decided(self) -> str:
         origin = self.origin
-        covered = self.covered("{hlc}", "{node}")
         newer = f"(j.hlc, {origin})"
         live_wins = f"j.op IN ('I', 'U', 'R') AND {newer} >= (j.s_live_hlc, j.s_live_node::int8)"
         dead_wins = f"j.op = 'D' AND (j.s_dead_hlc IS NULL OR {newer} >= (j.s_dead_hlc, j.s_dead_node::int8))"
@@ -120,7 +119,7 @@ class _Merge:
             f" WHEN j.op = 'T' THEN false ELSE j.s_dead_hlc IS NOT NULL AND NOT {dead_covered} END AS conf_row"
         )
         for column in self.registers:
-            versions += registers.decided(column, origin, covered)
+            versions += registers.decided(column, origin)
         for column in self.spec.counters:
             carried = column.attnum in self.shape.attnums
             versions += counters.decided(self.spec, column, carried=carried, with_seen=self.shape.full)
@@ -196,7 +195,8 @@ class _Merge:
             return revived
         return f"CASE WHEN p.act = 'X' THEN {registers.reinserted_value(column)} ELSE {revived} END"
 
-    def state_statements(self) -> list[tuple[str, str]]:
+    def state_values(self, *, exists: bool) -> dict[str, str]:
+        """Column of the row state -> its value after the merge."""
         values = {
             "row_node": "p.rv_node::int2",
             "row_hlc": "p.rv_hlc",
@@ -209,11 +209,14 @@ class _Merge:
             "image": "p.new_image",
         }
         for column in self.registers:
-            values.update(registers.state_values(column, self.origin))
+            values.update(registers.state_values(column, self.origin, exists=exists))
         for column in self.spec.counters:
             values[f"x_{column.attnum}"] = counters.state_value(column)
-        table = row_table(self.spec)
-        sets = _list([f"{name} = {value}" for name, value in values.items()])
+        return values
+
+    def state_statements(self) -> list[tuple[str, str]]:
+        table, values = row_table(self.spec), self.state_values(exists=False)
+        sets = _list([f"{name} = {value}" for name, value in self.state_values(exists=True).items()])
         keys = [f"k_{c.attnum}" for c in self.spec.key]
         return [
             ("st_upd", f"UPDATE {table} AS s SET {sets}\n    FROM p WHERE s.ctid = p.s_ctid AND {GO} RETURNING 1"),
@@ -227,7 +230,8 @@ class _Merge:
 
     def conflicts(self) -> str:
         """Record each concurrent overwrite. The id is a function of the conflict alone: the same on all nodes."""
-        rows = [registers.conflict_row(c) for c in self.registers]
+        covered = self.covered("{hlc}", "{node}")
+        rows = [registers.conflict_row(c, covered) for c in self.registers]
         row_rule = quote_literal(f"row={self.spec.row_rule}")
         for condition, wins, hlc, node, incoming, other in (
             ("p.op = 'D'", "NOT p.alive", "p.s_live_hlc", "p.s_live_node", "deleted", "written"),
@@ -244,7 +248,7 @@ class _Merge:
         )
         stamp = "lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0')"
         uuid = f"({stamp} || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid"
-        any_conflict = " OR ".join(["p.conf_row", *(f"p.conf_{c.attnum}" for c in self.registers)])
+        any_conflict = " OR ".join(["p.conf_row", *(registers.concurrent(c, covered) for c in self.registers)])
         pick = "CASE WHEN c.wins THEN {} ELSE {} END"
         pairs = [(self.origin, "c.here_node"), ("c.hlc", "c.here_hlc"), ("c.value", "c.here_value")]
         winner = [pick.format(a, b) for a, b in pairs]

@@ -15,19 +15,20 @@ def joined(column: ColumnSpec) -> list[str]:
     return [
         f"coalesce(s.h_{n}, s.row_hlc, 0) AS sh_{n}",
         f"coalesce(s.n_{n}, s.row_node, 0::int2) AS sn_{n}",
-        f"s.v_{n} AS sv_{n}",
         f"t.{quote(column.name)} AS old_{n}",
     ]
 
 
-def decided(column: ColumnSpec, origin: str, covered: str) -> list[str]:
-    """Does the incoming write win; is it concurrent with the winner here. ``covered`` tests a dot of the state."""
+def decided(column: ColumnSpec, origin: str) -> list[str]:
+    """Does the incoming write win."""
     n = column.attnum
-    test = covered.format(hlc=f"j.sh_{n}", node=f"j.sn_{n}")
-    return [
-        f"(j.a_{n} AND (j.h_{n}, {origin}) >= (j.sh_{n}, j.sn_{n}::int8)) AS win_{n}",
-        f"(j.a_{n} AND NOT {test}) AS conf_{n}",
-    ]
+    return [f"(j.a_{n} AND (j.h_{n}, {origin}) >= (j.sh_{n}, j.sn_{n}::int8)) AS win_{n}"]
+
+
+def concurrent(column: ColumnSpec, covered: str) -> str:
+    """Whether the incoming write had not seen the winner here. ``covered`` tests a dot of the state."""
+    n = column.attnum
+    return f"(p.a_{n} AND NOT {covered.format(hlc=f'p.sh_{n}', node=f'p.sn_{n}')})"
 
 
 def new_value(column: ColumnSpec) -> str:
@@ -63,18 +64,20 @@ def image_patch(column: ColumnSpec, row: str) -> str:
     return f"CASE WHEN {row}.win_{n} THEN {patch} ELSE '{{}}'::jsonb END"
 
 
-def state_values(column: ColumnSpec, origin: str) -> dict[str, str]:
-    """New state columns after a merge. The winner's dot is NULL where it is the row's own (``rv_*``)."""
+def state_values(column: ColumnSpec, origin: str, *, exists: bool) -> dict[str, str]:
+    """New state columns after a merge, of a row state that ``exists`` as ``s`` or is new. The winner's dot is NULL
+    where it is the row's own (``rv_*``)."""
     n = column.attnum
     node = f"(CASE WHEN p.win_{n} THEN {origin} ELSE p.sn_{n} END)"
     hlc = f"(CASE WHEN p.win_{n} THEN p.h_{n} ELSE p.sh_{n} END)"
     same = f"({hlc} = p.rv_hlc AND {node} = p.rv_node)"
+    before = f"s.v_{n}" if exists else "NULL::int8[]"
     vector = (
         f"CASE WHEN p.win_{n} AND p.sn_{n} <> {origin} AND p.sh_{n} > 0"
-        f" THEN crdt_state.vector_add(p.sv_{n}, p.sn_{n}, p.sh_{n}, {origin})"
+        f" THEN crdt_state.vector_add({before}, p.sn_{n}, p.sh_{n}, {origin})"
         f" WHEN p.a_{n} AND NOT p.win_{n}"
-        f" THEN crdt_state.vector_add(p.sv_{n}, {origin}, p.h_{n}, p.sn_{n})"
-        f" ELSE p.sv_{n} END"
+        f" THEN crdt_state.vector_add({before}, {origin}, p.h_{n}, p.sn_{n})"
+        f" ELSE {before} END"
     )
     return {
         f"n_{n}": f"CASE WHEN {same} THEN NULL ELSE {node} END::int2",
@@ -83,12 +86,12 @@ def state_values(column: ColumnSpec, origin: str) -> dict[str, str]:
     }
 
 
-def conflict_row(column: ColumnSpec) -> str:
+def conflict_row(column: ColumnSpec, covered: str) -> str:
     """One row of the VALUES list from which conflicts are recorded:
     (column, rule, is conflict, incoming wins, incoming hlc, incoming value, here: hlc, node, value)."""
     n = column.attnum
     here = f"CASE WHEN p.present THEN p.old_{n}::text ELSE p.image ->> {quote_literal(column.name)} END"
     return (
-        f"({quote_literal(column.name)}, {quote_literal(column.crdt)}, p.conf_{n}, p.win_{n}, p.h_{n}, "
-        f"p.val_{n}::text, p.sh_{n}, p.sn_{n}, {here})"
+        f"({quote_literal(column.name)}, {quote_literal(column.crdt)}, {concurrent(column, covered)}, "
+        f"p.win_{n}, p.h_{n}, p.val_{n}::text, p.sh_{n}, p.sn_{n}, {here})"
     )

@@ -24,6 +24,10 @@ from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 # Room for HOT updates: a row state is rewritten as often as its user row, and carries no index but the key's.
 FILLFACTOR = 70
 
+COLUMNS_MAX = 220
+"""Replicated columns of a table outside its key. The merge statement carries seven values for each of them, and a
+target list holds 1664 entries (MaxTupleAttributeNumber, access/htup_details.h); the rest is for the key and the row."""
+
 
 def row_table(spec: TableSpec) -> str:
     """Qualified name of the row state table."""
