@@ -27,6 +27,15 @@ CREATE PUBLICATION crdt WITH (publish = 'insert, update, delete, truncate')
 -- Every kind of change.
 ALTER PUBLICATION crdt SET (publish = 'insert, update, delete, truncate')
 
+-- name: publishes_generated
+-- Whether stored generated columns are published (PostgreSQL 18). Nobody reads them, but without it the server refuses
+-- UPDATE and DELETE on tables that have them and REPLICA IDENTITY FULL.
+SELECT pubgencols = 's' FROM pg_publication WHERE pubname = 'crdt'
+
+-- name: publish_generated
+-- From PostgreSQL 18 on.
+ALTER PUBLICATION crdt SET (publish_generated_columns = stored)
+
 -- name: read_position
 -- The slot and the LSN up to which changes are durably captured; no row before the first init.
 SELECT slot, lsn::text FROM crdt_state.position

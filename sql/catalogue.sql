@@ -43,6 +43,7 @@ SELECT a.attrelid::int8 AS relation, a.attnum::int4 AS attnum, a.attname::text A
        format_type(t.oid, NULL) AS base_type,
        a.attnotnull OR w.typnotnull AS not_null,
        a.attgenerated <> '' AS generated,
+       a.attgenerated = 'v' AS virtual,
        a.attidentity::text AS identity,
        (SELECT min(q.seqincrement) FROM pg_sequence AS q JOIN pg_depend AS s
             ON (s.classid = 'pg_class'::regclass AND s.objid = q.seqrelid AND s.refclassid = 'pg_class'::regclass

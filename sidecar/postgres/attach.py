@@ -23,6 +23,9 @@ __all__ = ["AttachResult", "InitReport", "attach_tables", "initialise", "slot_na
 
 PUBLICATION = "crdt"
 
+GENERATED_COLUMNS_VERSION = 180_000
+"""Servers from here on publish generated columns, and refuse UPDATE where an identity has an unpublished one."""
+
 INIT_TRIES = 50
 """Tries on a busy table while a person watches: 50 waits of 0.1 s with pauses of 0.2 s, some 15 s."""
 
@@ -118,6 +121,7 @@ async def _ensure_publication(conn: Connection) -> bool:
         row = await (await conn.execute(_SQL["read_publication"])).fetchone()
         if row is None:
             await conn.execute(_SQL["create_publication"])
+            await _publish_generated(conn)
             return True
         is_owner, all_tables, publishes_all = row
         if not is_owner:
@@ -131,7 +135,16 @@ async def _ensure_publication(conn: Connection) -> bool:
             )
         if not publishes_all:
             await conn.execute(_SQL["widen_publication"])
+        await _publish_generated(conn)
     return False
+
+
+async def _publish_generated(conn: Connection) -> None:
+    if conn.info.server_version < GENERATED_COLUMNS_VERSION:
+        return
+    row = await (await conn.execute(_SQL["publishes_generated"])).fetchone()
+    if row is not None and not row[0]:
+        await conn.execute(_SQL["publish_generated"])
 
 
 async def _ensure_slot(conn: Connection, slot: str, say: Progress) -> bool:

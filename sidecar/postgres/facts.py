@@ -61,6 +61,7 @@ class Column:
     base_type: str
     not_null: bool
     generated: bool
+    virtual: bool
     identity: str
     increment: int | None
     key_position: int

@@ -194,6 +194,13 @@ def _check_columns(under: Review) -> None:
         if column.generated:
             if annotation is not None:
                 under.add("error", "is generated, so it cannot be merged", "take @crdt out of its comment", column.name)
+            elif column.virtual:
+                under.add(
+                    "error",
+                    "is a virtual generated column: with REPLICA IDENTITY FULL the server would refuse any UPDATE",
+                    "make it STORED, or put it into a view",
+                    column.name,
+                )
             else:
                 under.add("advice", "is generated: every node computes it by itself", "", column.name)
             continue
