@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Callable, Iterator
 
 from sidecar.core.changes import ChangeSetHeader, TableChanges
@@ -26,6 +25,10 @@ RETRY_FIRST_S = 0.002
 
 HELD_RETRY_S = 1.0
 """A change set that waits for a person is tried again this often: soon after the mend, cheap until then."""
+
+MERGE_ROWS_MIN = 200
+"""Below this a merge's time is that of its statements, not of its rows: smaller transactions would not be shorter, and
+a node that is behind would never catch up."""
 
 IDLE_S = 0.5
 """Longest sleep of an idle loop: it shows a sign of life that often."""
@@ -60,6 +63,7 @@ class Applier:
         self._limits = state.settings.limits
         self._rows_budget = float(state.settings.limits.merge_rows_max)
         self._gate = Gate(state, inbox)
+        self._lock_first = False
         self._pulse = pulse
 
     async def run(self) -> None:
@@ -95,34 +99,40 @@ class Applier:
             await asyncio.wait_for(self._inbox.arrived.wait(), self._gate.next_due_s(longest))
 
     async def _merge(self, ready: list[ReceivedSet]) -> None:
-        """First try: all of them in one transaction. What fails is tried again one change set at a time."""
-        started = time.perf_counter()
+        """All of them in one transaction. When that met dirty rows, the next transaction locks its rows first."""
+        locked, self._lock_first = self._lock_first, False
+        merge = self._merger.merge_locked if locked else self._merger.merge
         try:
-            result = await self._merger.merge([self._opened(received) for received in ready], self._observe)
+            result = await merge([self._opened(received) for received in ready], self._observe)
+        except DirtyRowsError:
+            self._state.counters.retry(_CAUSES[DirtyRowsError])
+            self._lock_first = True
+            if locked:
+                # Capture did not come by while the rows were locked; now it has as long as it needs.
+                await self._merger.wait_for_capture(CAPTURE_WAIT_S)
         except Exception as error:
             # Whose change set failed shows when they come one at a time.
             if not self._failed(ready[0], error, Retry(), alone=len(ready) == 1):
                 raise
         else:
-            await self._merged(ready, result, time.perf_counter() - started)
+            await self._merged(ready, result)
 
     async def _again(self, received: ReceivedSet, retry: Retry) -> None:
         """Further tries of one change set: its rows locked first, so it makes progress whatever goes on locally."""
         retry.tries += 1
         if retry.merge_set is None:
             retry.merge_set = self._opened(received)
-        started = time.perf_counter()
         try:
             # What the try before found dirty counts as clean after this wait, so it may not be cut short.
             if not await self._merger.wait_for_capture(CAPTURE_WAIT_S):
                 self._state.counters.retry("capture_behind")
                 return
-            result = await self._merger.merge_locked(retry.merge_set, self._observe, isolate=retry.isolate)
+            result = await self._merger.merge_locked([retry.merge_set], self._observe, isolate=retry.isolate)
         except Exception as error:
             if not self._failed(received, error, retry):
                 raise
         else:
-            await self._merged([received], result, time.perf_counter() - started)
+            await self._merged([received], result)
 
     def _failed(self, received: ReceivedSet, error: Exception, retry: Retry, *, alone: bool = True) -> bool:
         """Note when and how the change set is tried again, while other origins go on; False when the error is about
@@ -181,7 +191,7 @@ class Applier:
     def _observe(self, header: ChangeSetHeader) -> None:
         self._state.hlc.observe(header.to_hlc)
 
-    async def _merged(self, sets: list[ReceivedSet], result: MergeResult, seconds: float) -> None:
+    async def _merged(self, sets: list[ReceivedSet], result: MergeResult) -> None:
         state = self._state
         # First the whole clock: the next local change set must name everything that its transactions could see.
         for received in sets:
@@ -197,21 +207,23 @@ class Applier:
         counters.merged_change_sets += len(sets)
         counters.conflicts += result.conflicts
         counters.quarantined_rows += result.quarantined
-        counters.merge_duration.observe(seconds)
+        counters.merge_duration.observe(result.locked_s)
         for received in sets:
             if self._gate.retries.pop(received.header.origin, None) is not None:
                 state.problem(f"merge {received.header.origin}", None)
         if result.quarantined:
             state.log.warning("quarantined", rows=result.quarantined, mend="SELECT * FROM crdt.quarantine")
-        self._adapt(result.rows, seconds)
+        self._adapt(result)
         self._acknowledge()
 
-    def _adapt(self, rows: int, seconds: float) -> None:
-        """Rows per transaction such that their locks are held for some row_lock_ms."""
-        if not rows:
+    def _adapt(self, result: MergeResult) -> None:
+        """Rows per transaction such that their locks are held for some row_lock_ms; several change sets share a
+        transaction only up to this."""
+        if not result.rows:
             return
-        fitting = rows * (self._limits.row_lock_ms / 1000) / max(seconds, 1e-4)
-        self._rows_budget = min(self._limits.merge_rows_max, max(1.0, 0.8 * self._rows_budget + 0.2 * fitting))
+        fitting = result.rows * (self._limits.row_lock_ms / 1000) / max(result.locked_s, 1e-4)
+        budget = 0.8 * self._rows_budget + 0.2 * fitting
+        self._rows_budget = min(self._limits.merge_rows_max, max(MERGE_ROWS_MIN, budget))
 
     async def _close_intervals(self) -> bool:
         """Take over heartbeats of origins of which nothing waits; whether the clock moved."""

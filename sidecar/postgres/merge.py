@@ -7,8 +7,11 @@ key order, check, wait for capture while they are locked (bounded), merge. In be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,11 +26,11 @@ from sidecar.core.merge.apply import (
     restamp_statement,
     seen_statement,
 )
+from sidecar.core.merge.combine import combine
 from sidecar.core.merge.quarantine import quarantine_statement
 from sidecar.core.merge.shapes import Shapes
 from sidecar.core.merge.staging import Argument, Shape, Statement, bind, full_shape
 from sidecar.core.pgoutput import parse_lsn, record_end
-from sidecar.core.versions import VersionVector
 from sidecar.errors import ApplyError, DirtyRowsError, HeldError, ProtocolError, TransientError
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
@@ -72,10 +75,11 @@ class UnitNotes:
 
 @dataclass(frozen=True, slots=True)
 class MergeUnit:
-    """One table of one part of a change set."""
+    """What one statement merges: rows of one table, from one change set or several (``members``)."""
 
     spec: TableSpec
     changes: TableChanges
+    members: bytes
     notes: UnitNotes
 
 
@@ -89,11 +93,38 @@ class MergeSet:
     catalogue: Mapping[str, TableSpec]
     notes: dict[int, UnitNotes] = field(default_factory=dict)
 
+
+class Batch:
+    """The change sets of one transaction. ``own`` are arguments that every merge statement of it takes."""
+
+    def __init__(self, sets: Sequence[MergeSet]) -> None:
+        self.sets = sets
+        self._notes = sets[0].notes if len(sets) == 1 else {}
+        headers = [merge_set.header for merge_set in sets]
+        width = max([1, *(node for header in headers for node in header.context)])
+        self.own: dict[str, Argument] = {
+            "origins": [header.origin for header in headers],
+            "contexts": [[header.context.get(node, 0) for node in range(1, width + 1)] for header in headers],
+            "from_hlcs": [header.from_hlc for header in headers],
+            "to_hlcs": [header.to_hlc for header in headers],
+        }
+
     def units(self) -> Iterator[MergeUnit]:
         """The units in order. :class:`HeldError` when a table does not fit the local catalogue (invariant 12)."""
-        for i, changes in enumerate(self.tables()):
-            if changes.rows:
-                yield MergeUnit(local_table(self.catalogue, changes), changes, self.notes.setdefault(i, UnitNotes()))
+        catalogue = self.sets[0].catalogue
+        for i, unit in enumerate(combine([merge_set.tables() for merge_set in self.sets])):
+            notes = self._notes.setdefault(i, UnitNotes())
+            yield MergeUnit(local_table(catalogue, unit.changes), unit.changes, unit.members, notes)
+
+    def intervals(self) -> Iterator[tuple[int, int, int]]:
+        """Per origin the interval ``(origin, from_hlc, to_hlc)`` that its change sets cover together."""
+        ends: dict[int, tuple[int, int]] = {}
+        for merge_set in self.sets:
+            header = merge_set.header
+            start, _ = ends.get(header.origin, (header.from_hlc, 0))
+            ends[header.origin] = (start, header.to_hlc)
+        for origin, (start, end) in ends.items():
+            yield origin, start, end
 
 
 def local_table(catalogue: Mapping[str, TableSpec], changes: TableChanges) -> TableSpec:
@@ -119,11 +150,17 @@ def local_table(catalogue: Mapping[str, TableSpec], changes: TableChanges) -> Ta
 
 @dataclass(slots=True)
 class MergeResult:
-    """What a merge did."""
+    """What a merge did. ``locked_s``: how long user rows may have been locked for it, in seconds."""
 
     rows: int = 0
     conflicts: int = 0
     quarantined: int = 0
+    locked_s: float = 0.0
+
+
+def _tell(observe: Observe, sets: Sequence[MergeSet]) -> None:
+    for merge_set in sets:
+        observe(merge_set.header)
 
 
 class Merger:
@@ -143,58 +180,59 @@ class Merger:
     def session(self) -> Session:
         return self._session
 
-    async def merge(self, sets: list[MergeSet], observe: Observe) -> MergeResult:
-        """First try: merge the sets in one transaction; :class:`DirtyRowsError` when rows are not clean (the units then
-        know which). ``observe(header)`` is called before the commit makes the remote values visible."""
-        result = MergeResult()
+    async def merge(self, sets: Sequence[MergeSet], observe: Observe) -> MergeResult:
+        """First try: merge the sets in one transaction; :class:`DirtyRowsError` when rows are not clean.
+        ``observe(header)`` is called before the commit makes the remote values visible."""
+        batch, result = Batch(sets), MergeResult()
         async with self._writer, self._session.own_transaction():
-            for merge_set in sets:
-                await self._merge_set(merge_set, result)
-                observe(merge_set.header)
+            started = time.perf_counter()
+            await self._merge_batch(batch, result)
+            _tell(observe, sets)
+        result.locked_s = time.perf_counter() - started
         return result
 
-    async def merge_locked(self, merge_set: MergeSet, observe: Observe, *, isolate: bool = False) -> MergeResult:
+    async def merge_locked(self, sets: Sequence[MergeSet], observe: Observe, *, isolate: bool = False) -> MergeResult:
         """Second try: user rows locked first, so that nothing slips in; waits for capture, bounded, with the rows
         locked and neither row states nor the writer lock held. With ``isolate``, rows that cannot apply are put into
         quarantine one by one and the others merge."""
-        result = MergeResult()
-        await self._session.begin()
-        try:
-            for unit in merge_set.units():
-                await self._run(self._lock_statements(unit.spec)[0], unit, {})
-            await self._clean_while_locked(merge_set)
-            async with self._writer:
-                if isolate:
-                    await self._isolate_set(merge_set, result)
-                else:
-                    await self._merge_set(merge_set, result)
-                observe(merge_set.header)
-                await self._session.commit()
-        except BaseException:
-            await self._session.rollback()
-            raise
+        batch, result = Batch(sets), MergeResult()
+        started = time.perf_counter()
+        async with self._locked(batch):
+            if isolate:
+                await self._isolate_batch(batch, result)
+            else:
+                await self._merge_batch(batch, result)
+            _tell(observe, sets)
+        result.locked_s = time.perf_counter() - started
         return result
-
-    async def _clean_while_locked(self, merge_set: MergeSet) -> None:
-        if await self._check(merge_set) and not await self._gate.captured(await self.log_end(), self._wait_s):
-            raise DirtyRowsError("local commits on the rows of a change set are not captured yet")
 
     async def rewrite(self, merge_set: MergeSet, ids: list[int]) -> None:
         """Bring queued local rows to their merged values, and take them out of the queue."""
-        result = MergeResult()
-        await self._session.begin()
-        try:
-            for unit in merge_set.units():
-                await self._run(self._lock_statements(unit.spec)[0], unit, {})
-            await self._clean_while_locked(merge_set)
-            async with self._writer:
-                for unit in merge_set.units():
-                    await self.merge_unit(merge_set.header, unit, [], result)
-                await self._session.connection.execute(self._sql["forget_rewrites"], ids)
+        batch, result = Batch([merge_set]), MergeResult()
+        async with self._locked(batch):
+            for unit in batch.units():
+                await self.merge_unit(batch, unit, result)
+            await self._session.connection.execute(self._sql["forget_rewrites"], ids)
+
+    @asynccontextmanager
+    async def _locked(self, batch: Batch) -> AsyncIterator[None]:
+        """An own transaction with all user rows of the batch locked and clean, and the writer lock."""
+        async with contextlib.AsyncExitStack() as stack:
+            await self._session.begin()
+            try:
+                for unit in batch.units():
+                    await self._run(self._lock_statements(unit.spec)[0], unit, {})
+                await self._clean_while_locked(batch)
+                await stack.enter_async_context(self._writer)
+                yield
                 await self._session.commit()
-        except BaseException:
-            await self._session.rollback()
-            raise
+            except BaseException:
+                await self._session.rollback()
+                raise
+
+    async def _clean_while_locked(self, batch: Batch) -> None:
+        if await self._check(batch) and not await self._gate.captured(await self.log_end(), self._wait_s):
+            raise DirtyRowsError("local commits on the rows of a change set are not captured yet")
 
     async def read_rewrites(self, limit: int) -> list[tuple[int, int, list[str]]]:
         """The oldest queued rewrites: id, table id, key as text."""
@@ -216,34 +254,30 @@ class Merger:
         connection = self._session.connection
         return record_end(parse_lsn(str(await connection.fetchval(self._sql["insert_lsn"]))))
 
-    async def _check(self, merge_set: MergeSet) -> bool:
+    async def _check(self, batch: Batch) -> bool:
         """Whether any row is dirty; remembers the (row, xmin) pairs, which are clean once capture has passed."""
         found = False
-        for unit in merge_set.units():
+        for unit in batch.units():
             others: dict[str, Argument] = {"accepted": _accepted(unit)}
             for row in await self._run(self._lock_statements(unit.spec)[1], unit, others):
                 unit.notes.accepted[row["ord"]] = sys.intern(row["xmin"])
                 found = True
         return found
 
-    async def _merge_set(self, merge_set: MergeSet, result: MergeResult) -> None:
-        header = merge_set.header
-        await self._advance_clock(header)
-        context = self.context_array(header.context)
-        for unit in merge_set.units():
-            await self.merge_unit(header, unit, context, result)
+    async def _merge_batch(self, batch: Batch, result: MergeResult) -> None:
+        await self._advance_clock(batch)
+        for unit in batch.units():
+            await self.merge_unit(batch, unit, result)
 
-    async def _isolate_set(self, merge_set: MergeSet, result: MergeResult) -> None:
-        header = merge_set.header
-        await self._advance_clock(header)
+    async def _isolate_batch(self, batch: Batch, result: MergeResult) -> None:
+        if len(batch.sets) > 1:
+            raise ValueError("rows are isolated in one change set at a time")
+        await self._advance_clock(batch)
         await self._session.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        context = self.context_array(header.context)
-        for unit in merge_set.units():
-            await self._isolate(header, unit, context, result, 1, unit.changes.rows)
+        for unit in batch.units():
+            await self._isolate(batch, unit, result, 1, unit.changes.rows)
 
-    async def _isolate(
-        self, header: ChangeSetHeader, unit: MergeUnit, context: list[int], result: MergeResult, first: int, last: int
-    ) -> None:
+    async def _isolate(self, batch: Batch, unit: MergeUnit, result: MergeResult, first: int, last: int) -> None:
         """Merge positions ``first..last``; where that fails, the halves; a single row that fails goes to quarantine.
 
         Rows merged below a savepoint carry a sub-transaction's xid, which their row states must name: a later part of
@@ -252,7 +286,7 @@ class Merger:
         connection = self._session.connection
         await connection.execute("SAVEPOINT isolate")
         try:
-            await self.merge_unit(header, unit, context, result, first=first, last=last)
+            await self.merge_unit(batch, unit, result, first=first, last=last)
             await self._run(restamp_statement(unit.spec), unit, {"first": first, "last": last})
             await connection.execute("RELEASE SAVEPOINT isolate")
         except (asyncpg.PostgresError, UniqueClashError) as error:
@@ -261,9 +295,10 @@ class Merger:
             await connection.execute("ROLLBACK TO SAVEPOINT isolate; RELEASE SAVEPOINT isolate")
             if first < last:
                 middle = (first + last) // 2
-                await self._isolate(header, unit, context, result, first, middle)
-                await self._isolate(header, unit, context, result, middle + 1, last)
+                await self._isolate(batch, unit, result, first, middle)
+                await self._isolate(batch, unit, result, middle + 1, last)
                 return
+            header = batch.sets[0].header
             others: dict[str, Argument] = {
                 "origin": header.origin,
                 "from_hlc": header.from_hlc,
@@ -275,35 +310,26 @@ class Merger:
             await self._run(quarantine_statement(unit.spec, unit.changes), unit, others)
             result.quarantined += 1
 
-    async def _advance_clock(self, header: ChangeSetHeader) -> None:
-        advanced = await self._session.connection.fetchval(
-            self._sql["advance_clock"], header.origin, header.from_hlc, header.to_hlc
-        )
-        if advanced is None:
-            interval = f"({header.from_hlc}, {header.to_hlc}]"
-            raise ProtocolError(f"change set {interval} of node {header.origin} does not follow its clock here")
+    async def _advance_clock(self, batch: Batch) -> None:
+        for origin, from_hlc, to_hlc in batch.intervals():
+            advanced = await self._session.connection.fetchval(self._sql["advance_clock"], origin, from_hlc, to_hlc)
+            if advanced is None:
+                interval = f"({from_hlc}, {to_hlc}]"
+                raise ProtocolError(f"change set {interval} of node {origin} does not follow its clock here")
 
     async def merge_unit(
-        self,
-        header: ChangeSetHeader,
-        unit: MergeUnit,
-        context: list[int],
-        result: MergeResult,
-        *,
-        first: int = 1,
-        last: int | None = None,
+        self, batch: Batch, unit: MergeUnit, result: MergeResult, *, first: int = 1, last: int | None = None
     ) -> None:
         """Merge positions ``first..last`` of one unit. :class:`DirtyRowsError` when rows are dirty or slipped away."""
         changes = unit.changes
         shape = full_shape(unit.spec, reinsert=True) if unit.notes.reinsert else self._shapes.pick(unit.spec, changes)
+        final = changes.rows if last is None else last
         others: dict[str, Argument] = {
-            "origin": header.origin,
-            "context": context,
+            **batch.own,
+            "members": unit.members.decode() or None,
             "accepted": _accepted(unit),
-            "from_hlc": header.from_hlc,
-            "to_hlc": header.to_hlc,
             "first": first,
-            "last": changes.rows if last is None else last,
+            "last": final,
         }
         try:
             row = (await self._run(self._statement(unit.spec, shape), unit, others))[0]
@@ -313,7 +339,7 @@ class Merger:
             xmins = map(sys.intern, row["dirty_xmin"])
             unit.notes.accepted.update(zip(row["dirty"], xmins, strict=True))
             raise DirtyRowsError(f"{len(row['dirty'])} rows of {unit.spec.qualified} have uncaptured local commits")
-        expected = others["last"] - first + 1  # type: ignore[operator]
+        expected = final - first + 1
         if row["staged"] != expected:
             raise ProtocolError(f"{unit.spec.qualified}: {expected} rows announced, {row['staged']} arrays found")
         for step in ("del", "upd", "ins"):
@@ -324,15 +350,6 @@ class Merger:
         result.rows += row["staged"]
         result.conflicts += row["conflicts"]
         result.quarantined += row["missing"]
-
-    def context_array(self, context: VersionVector) -> list[int]:
-        """The context as an array indexed by node id (from 1)."""
-        if not context:
-            return []
-        out = [0] * max(context)
-        for node, hlc in context.items():
-            out[node - 1] = hlc
-        return out
 
     def forget_statements(self) -> None:
         """After the catalogue changed."""

@@ -208,7 +208,7 @@ class HarnessNode:
                 self.check()
                 continue
             try:
-                result = await self.merger.merge_locked(merge_set, self.observe, isolate=isolate)
+                result = await self.merger.merge_locked([merge_set], self.observe, isolate=isolate)
             except Exception as error:
                 if is_row_error(error):
                     isolate = True

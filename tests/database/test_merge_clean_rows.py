@@ -116,12 +116,12 @@ async def test_capture_that_is_behind_keeps_dirty_rows_dirty(nodes: list[Harness
     for _ in range(3):
         assert not await a.merger.wait_for_capture(0.05)
         with pytest.raises(DirtyRowsError):
-            await a.merger.merge_locked(a.opened(change_set), a.observe)
+            await a.merger.merge_locked([a.opened(change_set)], a.observe)
     with pytest.raises(DirtyRowsError):
-        await a.merger.merge_locked(merge_set, a.observe)
+        await a.merger.merge_locked([merge_set], a.observe)
     await a.release_capture()
     assert await a.merger.wait_for_capture(DEADLINE_S)
-    await a.merger.merge_locked(merge_set, a.observe)
+    await a.merger.merge_locked([merge_set], a.observe)
     a.state.advance(b.id, change_set.header.to_hlc)
     await converged(nodes, "doc")
 
@@ -147,7 +147,7 @@ async def test_an_open_local_transaction_makes_the_merge_give_way(nodes: list[Ha
     with pytest.raises(asyncpg.LockNotAvailableError):
         await a.try_merge(change_set)
     with pytest.raises(asyncpg.LockNotAvailableError):
-        await a.merger.merge_locked(a.opened(change_set), a.observe)
+        await a.merger.merge_locked([a.opened(change_set)], a.observe)
     # Both gave way, and left nothing: the application goes on in the rows it holds, and in others.
     await a.sql("UPDATE doc SET hits = hits + 10 WHERE id IN (1, 2)")
     await local.commit()
@@ -162,7 +162,7 @@ async def test_while_it_waits_for_capture_the_merge_holds_user_row_locks_only(no
     a.hold_capture()
     await a.sql("UPDATE doc SET body = 'local' WHERE id = 1")
     a.merger._wait_s = DEADLINE_S
-    merging = asyncio.create_task(a.merger.merge_locked(a.opened(change_set), a.observe))
+    merging = asyncio.create_task(a.merger.merge_locked([a.opened(change_set)], a.observe))
     pid = a.merge_session.connection.get_server_pid()
     query = """SELECT c.relname, l.mode FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
                JOIN pg_namespace AS n ON n.oid = c.relnamespace

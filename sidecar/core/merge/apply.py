@@ -53,18 +53,19 @@ class _Merge:
         self.spec = spec
         self.shape = shape
         self.parameters = Parameters()
-        self.origin = self.parameters.number("origin")
-        self.context = self.parameters.numbers("context")
+        self.origins = self.parameters.numbers("origins")
+        self.contexts = self.parameters.numbers("contexts")
         self.registers = [c for c in spec.registers if c.attnum in shape.attnums]
         self.carried_counters = [c for c in spec.counters if c.attnum in shape.attnums]
 
-    def covered(self, hlc: str, node: str) -> str:
-        """Whether the incoming change's context covers a dot of the row state."""
-        return f"({node} = {self.origin} OR {hlc} <= coalesce(({self.context})[{node}], 0))"
+    def covered(self, row: str, hlc: str, node: str) -> str:
+        """Whether the context of the incoming change in ``row`` covers a dot of the row state."""
+        return f"({node} = {row}.origin OR {hlc} <= coalesce(({self.contexts})[{row}.member][{node}], 0))"
 
     def staged(self) -> str:
         extra = (
             ("accepted", "text"),
+            ("members", "int4"),
             *((f"seen:{c.attnum}", "text") for c in self.carried_counters if self.shape.full),
         )
         return staged(self.spec, self.shape, self.parameters, extra)
@@ -73,6 +74,8 @@ class _Merge:
         on_state, on_user = key_match(self.spec, "g")
         select = [
             "g.*",
+            "coalesce(g.members, 1) AS member",
+            f"({self.origins})[coalesce(g.members, 1)] AS origin",
             "s.ctid AS s_ctid",
             "t.ctid AS t_ctid",
             "t.xmin AS t_xmin",
@@ -96,7 +99,7 @@ class _Merge:
         )
 
     def decided(self) -> str:
-        origin = self.origin
+        origin = "j.origin"
         newer = f"(j.hlc, {origin})"
         live_wins = f"j.op IN ('I', 'U', 'R') AND {newer} >= (j.s_live_hlc, j.s_live_node::int8)"
         dead_wins = f"j.op = 'D' AND (j.s_dead_hlc IS NULL OR {newer} >= (j.s_dead_hlc, j.s_dead_node::int8))"
@@ -111,15 +114,15 @@ class _Merge:
             f"CASE WHEN {row_wins} THEN j.ins ELSE j.s_row_hlc END AS rv_hlc",
             f"CASE WHEN {row_wins} THEN {origin} ELSE j.s_row_node END AS rv_node",
         ]
-        live_covered = self.covered("j.s_live_hlc", "j.s_live_node")
-        dead_covered = self.covered("j.s_dead_hlc", "j.s_dead_node")
+        live_covered = self.covered("j", "j.s_live_hlc", "j.s_live_node")
+        dead_covered = self.covered("j", "j.s_dead_hlc", "j.s_dead_node")
         was_alive = "(j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node))"
         versions.append(
             f"CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND {was_alive} AND NOT {live_covered}"
             f" WHEN j.op = 'T' THEN false ELSE j.s_dead_hlc IS NOT NULL AND NOT {dead_covered} END AS conf_row"
         )
         for column in self.registers:
-            versions += registers.decided(column, origin)
+            versions += registers.decided(column)
         for column in self.spec.counters:
             carried = column.attnum in self.shape.attnums
             versions += counters.decided(self.spec, column, carried=carried, with_seen=self.shape.full)
@@ -209,7 +212,7 @@ class _Merge:
             "image": "p.new_image",
         }
         for column in self.registers:
-            values.update(registers.state_values(column, self.origin, exists=exists))
+            values.update(registers.state_values(column, exists=exists))
         for column in self.spec.counters:
             values[f"x_{column.attnum}"] = counters.state_value(column)
         return values
@@ -230,7 +233,7 @@ class _Merge:
 
     def conflicts(self) -> str:
         """Record each concurrent overwrite. The id is a function of the conflict alone: the same on all nodes."""
-        covered = self.covered("{hlc}", "{node}")
+        covered = self.covered("p", "{hlc}", "{node}")
         rows = [registers.conflict_row(c, covered) for c in self.registers]
         row_rule = quote_literal(f"row={self.spec.row_rule}")
         for condition, wins, hlc, node, incoming, other in (
@@ -241,7 +244,7 @@ class _Merge:
                 f"(NULL, {row_rule}, p.conf_row AND {condition}, {wins}, p.hlc, '{incoming}', {hlc}, {node}, '{other}')"
             )
         table = quote_literal(self.spec.qualified)
-        incoming, local = f"c.hlc || '.' || {self.origin}", "c.here_hlc || '.' || c.here_node"
+        incoming, local = "c.hlc || '.' || p.origin", "c.here_hlc || '.' || c.here_node"
         digest = (
             f"md5(concat_ws(E'\\x01', {table}, {row_key_json(self.spec)}::text, c.name, "
             f"least({incoming}, {local}), greatest({incoming}, {local})))"
@@ -250,7 +253,7 @@ class _Merge:
         uuid = f"({stamp} || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid"
         any_conflict = " OR ".join(["p.conf_row", *(registers.concurrent(c, covered) for c in self.registers)])
         pick = "CASE WHEN c.wins THEN {} ELSE {} END"
-        pairs = [(self.origin, "c.here_node"), ("c.hlc", "c.here_hlc"), ("c.value", "c.here_value")]
+        pairs = [("p.origin", "c.here_node"), ("c.hlc", "c.here_hlc"), ("c.value", "c.here_value")]
         winner = [pick.format(a, b) for a, b in pairs]
         loser = [pick.format(b, a) for a, b in pairs]
         return (
@@ -277,7 +280,8 @@ class _Merge:
         return (
             "INSERT INTO crdt_state.quarantine"
             " (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)\n"
-            f"    SELECT {self.origin}, {self.parameters.number('from_hlc')}, {self.parameters.number('to_hlc')},"
+            f"    SELECT p.origin, ({self.parameters.numbers('from_hlcs')})[p.member],"
+            f" ({self.parameters.numbers('to_hlcs')})[p.member],"
             f" {quote_literal(self.spec.qualified)}, {row_key_json(self.spec)}, {' || '.join(calls) or 'NULL::jsonb'},"
             f" '02000', {reason}\n    FROM p WHERE p.act = 'M' AND p.op <> 'T' AND {GO} RETURNING 1"
         )
@@ -302,7 +306,7 @@ class _Merge:
             columns = tuple(self.carried_counters)
             # A missing row (act M) is in quarantine as a whole, so its deltas do not count either.
             where = f"p.act <> 'M' AND {GO}"
-            text = counters.upsert_deltas(self.spec, columns, "p", f"{self.origin}::int2", where)
+            text = counters.upsert_deltas(self.spec, columns, "p", "p.origin::int2", where)
             writes.append(("counted", f"{text} RETURNING 1"))
         writes += [("conflicts", self.conflicts()), ("missing", self.missing())]
         texts = [
@@ -321,9 +325,10 @@ def _list(items: list[str]) -> str:
 
 
 def merge_statement(spec: TableSpec, shape: Shape) -> Statement:
-    """Parameters besides the arrays of the batch: ``origin`` (node id), ``context`` (int8[] literal indexed by node
-    id), ``accepted`` (text[] literal: xmin by position, '' for "no row", NULL for "not accepted"), ``from_hlc``,
-    ``to_hlc``, ``first``/``last`` (positions)."""
+    """Parameters besides the arrays of the batch: per change set of the transaction ``origins``, ``from_hlcs``,
+    ``to_hlcs`` (int8[]) and ``contexts`` (int8[][], second index the node id); ``members`` (int4[] literal: the change
+    set of each row, NULL for the first), ``accepted`` (text[] literal: xmin by position, '' for "no row", NULL for "not
+    accepted"), ``first``/``last`` (positions)."""
     return _Merge(spec, shape).statement()
 
 

@@ -19,10 +19,10 @@ def joined(column: ColumnSpec) -> list[str]:
     ]
 
 
-def decided(column: ColumnSpec, origin: str) -> list[str]:
+def decided(column: ColumnSpec) -> list[str]:
     """Does the incoming write win."""
     n = column.attnum
-    return [f"(j.a_{n} AND (j.h_{n}, {origin}) >= (j.sh_{n}, j.sn_{n}::int8)) AS win_{n}"]
+    return [f"(j.a_{n} AND (j.h_{n}, j.origin) >= (j.sh_{n}, j.sn_{n}::int8)) AS win_{n}"]
 
 
 def concurrent(column: ColumnSpec, covered: str) -> str:
@@ -64,19 +64,19 @@ def image_patch(column: ColumnSpec, row: str) -> str:
     return f"CASE WHEN {row}.win_{n} THEN {patch} ELSE '{{}}'::jsonb END"
 
 
-def state_values(column: ColumnSpec, origin: str, *, exists: bool) -> dict[str, str]:
+def state_values(column: ColumnSpec, *, exists: bool) -> dict[str, str]:
     """New state columns after a merge, of a row state that ``exists`` as ``s`` or is new. The winner's dot is NULL
     where it is the row's own (``rv_*``)."""
     n = column.attnum
-    node = f"(CASE WHEN p.win_{n} THEN {origin} ELSE p.sn_{n} END)"
+    node = f"(CASE WHEN p.win_{n} THEN p.origin ELSE p.sn_{n} END)"
     hlc = f"(CASE WHEN p.win_{n} THEN p.h_{n} ELSE p.sh_{n} END)"
     same = f"({hlc} = p.rv_hlc AND {node} = p.rv_node)"
     before = f"s.v_{n}" if exists else "NULL::int8[]"
     vector = (
-        f"CASE WHEN p.win_{n} AND p.sn_{n} <> {origin} AND p.sh_{n} > 0"
-        f" THEN crdt_state.vector_add({before}, p.sn_{n}, p.sh_{n}, {origin})"
+        f"CASE WHEN p.win_{n} AND p.sn_{n} <> p.origin AND p.sh_{n} > 0"
+        f" THEN crdt_state.vector_add({before}, p.sn_{n}, p.sh_{n}, p.origin)"
         f" WHEN p.a_{n} AND NOT p.win_{n}"
-        f" THEN crdt_state.vector_add({before}, {origin}, p.h_{n}, p.sn_{n})"
+        f" THEN crdt_state.vector_add({before}, p.origin, p.h_{n}, p.sn_{n})"
         f" ELSE {before} END"
     )
     return {

@@ -13,7 +13,7 @@ from functools import cached_property
 from sidecar.core.catalog import ColumnSpec, TableSpec
 from sidecar.core.changes import DELETE, INSERT, MASK_BITS, REPLACE, TableChanges
 
-Argument = str | int | list[int] | None
+Argument = str | int | list[int] | list[list[int]] | None
 
 
 @dataclass(frozen=True, slots=True)
