@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from sidecar.core.changes import ChangeSetPart
 from sidecar.core.wire.messages import Heartbeat, Hello
@@ -15,6 +16,15 @@ from sidecar.peers.link import Link
 from sidecar.postgres.journal import JournalReader
 
 
+@dataclass(slots=True)
+class _OpenLink:
+    """A link and what is sent on it. ``shipper`` is ``None`` while the database is away."""
+
+    link: Link
+    sending: asyncio.Task[None] | None = None
+    shipper: Shipper | None = None
+
+
 class NodeLinks:
     """Implements :class:`sidecar.peers.handler.PeerHandler`."""
 
@@ -23,7 +33,7 @@ class NodeLinks:
         self._inbox = inbox
         self._tail = tail
         self._boot_id = boot_id
-        self._open: dict[int, tuple[Link, Shipper, asyncio.Task[None]]] = {}
+        self._open: dict[int, _OpenLink] = {}
         self.reader: JournalReader | None = None
         self.ready = asyncio.Event()
         self.acknowledged_hlc: dict[int, int] = {}
@@ -44,21 +54,25 @@ class NodeLinks:
         )
 
     async def connected(self, link: Link, hello: Hello) -> None:
-        """Start sending from where the peer stands."""
-        await self.ready.wait()
-        assert self.reader is not None
+        """Start sending from where the peer stands. A link stands while the database is away: what comes waits in the
+        inbox, and sending begins when the journal can be read."""
         self._hellos[link.peer_id] = hello
         self.compare_tables()
         mine = hello.clock.get(self._state.node_id, 0)
-        if self.backlog.is_old(mine):
-            self.backlog.anchor(mine, (await self.reader.position_of(mine))[0])
         self.acknowledged_hlc[link.peer_id] = mine
         self.names[link.peer_id] = link.peer_name
-        shipper = Shipper(self._state, link, self.reader, self._tail)
-        task = asyncio.create_task(ship(shipper, mine), name=f"ship to {link.peer_name}")
-        task.add_done_callback(lambda done: self._shipped(link, done))
-        self._open[link.peer_id] = (link, shipper, task)
+        entry = self._open[link.peer_id] = _OpenLink(link)
+        entry.sending = asyncio.create_task(self._send(entry, mine), name=f"ship to {link.peer_name}")
+        entry.sending.add_done_callback(lambda done: self._shipped(link, done))
         link.send_ack(self._state.clock)
+
+    async def _send(self, entry: _OpenLink, mine: int) -> None:
+        await self.ready.wait()
+        assert self.reader is not None
+        if self.backlog.is_old(mine):
+            self.backlog.anchor(mine, (await self.reader.position_of(mine))[0])
+        entry.shipper = Shipper(self._state, entry.link, self.reader, self._tail)
+        await ship(entry.shipper, mine)
 
     def _shipped(self, link: Link, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -110,26 +124,28 @@ class NodeLinks:
     def disconnected(self, link: Link, error: Exception | None) -> None:
         """The link is gone; what it left unfinished comes again with the next one."""
         entry = self._open.get(link.peer_id)
-        if entry is not None and entry[0] is link:
+        if entry is not None and entry.link is link:
             del self._open[link.peer_id]
-            entry[2].cancel()
+            if entry.sending is not None:
+                entry.sending.cancel()
         self._inbox.forget(link.peer_id)
 
     def acknowledge(self) -> None:
         """Tell every peer the clock that is durable now."""
-        for link, _, _ in self._open.values():
-            link.send_ack(self._state.clock)
+        for entry in self._open.values():
+            entry.link.send_ack(self._state.clock)
 
     def resync(self, origin: int) -> None:
         """Make a peer send again from what is merged here: a new link starts at the clock of its hello."""
         entry = self._open.get(origin)
         if entry is not None:
-            entry[0].close("a change set is missing; send again from the clock of the next hello")
+            entry.link.close("a change set is missing; send again from the clock of the next hello")
 
     def beat(self) -> None:
         """A heartbeat on every link."""
-        for _, shipper, _ in self._open.values():
-            shipper.heartbeat()
+        for entry in self._open.values():
+            if entry.shipper is not None:
+                entry.shipper.heartbeat()
 
     def unacknowledged(self, peer_id: int) -> int | None:
         """Change sets of this node that a peer has not merged durably; ``None`` when it is not known."""

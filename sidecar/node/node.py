@@ -70,7 +70,15 @@ class Node:
 
     async def run(self) -> None:
         """Run until cancelled, or until an error that no waiting mends."""
-        await supervise(self._mesh.run(), self._database())
+        try:
+            await supervise(self._link(), self._database())
+        finally:
+            self._mesh.close()
+
+    async def _link(self) -> None:
+        """Links come once the clock is read: a hello without it would ask for everything from the beginning."""
+        await self._links.ready.wait()
+        await self._mesh.run()
 
     async def _nudge(self) -> None:
         """Flush the log, so that what was committed without waiting for it can be decoded."""

@@ -47,7 +47,15 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab
         tmp_path_factory.mktemp("run"),
         schema_sql=SCHEMA,
         server_settings=FAST_SETTINGS,
-        sections={"timing": {"reconnect_ms_max": 300, "retry_ms_max": 1000, "loop_silent_ms_max": 4000}},
+        sections={
+            "timing": {
+                "reconnect_ms_max": 300,
+                "retry_ms_max": 1000,
+                "loop_silent_ms_max": 4000,
+                "link_silent_ms": 1000,
+            },
+            "limits": {"journal_partition_rows": 16},
+        },
     )
     async with made:
         await made.wait_linked()
@@ -239,6 +247,54 @@ async def test_postgres_restarts_and_the_sidecar_goes_on_by_itself(cluster: LabC
     assert [line["event"] for line in of_database] == ["problem", "replicating"], "one line per change"
     assert "cannot switch to state" not in of_database[0]["reason"]
     assert not [line for line in lines if line["level"] in ("error", "critical")]
+
+
+async def test_links_stand_while_the_database_is_away(cluster: LabCluster) -> None:
+    east, west = cluster.nodes
+    await same(cluster)
+    await cluster.kill_server(0)
+    await becomes(east, "/readyz", "database")
+    positions = [node.log_path.stat().st_size for node in cluster.nodes]
+    for proxy in cluster.links(0, 1):
+        await proxy.drop_connections()
+
+    async def linked_again() -> bool:
+        return any(line["event"] == "link_up" for line in log_since(west, positions[1]))
+
+    await wait_until(linked_again, DEADLINE_S, "a new link")
+    query(west, "UPDATE posts SET title = 'meanwhile' WHERE id = 3")
+
+    async def waits() -> bool:
+        status = await cluster.status(0)
+        return bool(status["merge"]["waiting_change_sets"] and status["peers"][0]["state"] == "connected")
+
+    await wait_until(waits, DEADLINE_S, "a change set that waits for the database")
+    await cluster.start_server(0)
+    await same(cluster)
+    for node, position in zip(cluster.nodes, positions, strict=True):
+        events = Counter(line["event"] for line in log_since(node, position))
+        assert events["link_up"] <= 2, "a link is not given up because the database is away"
+
+
+async def test_a_restarted_node_asks_for_what_it_lacks_and_not_for_the_beginning(cluster: LabCluster) -> None:
+    east = cluster.nodes[0]
+    for key in range(200, 240):
+        query(east, "INSERT INTO posts VALUES (%s, 'trimmed')", key)
+    await same(cluster)
+    await cluster.stop_sidecar(0)
+    await cluster.start_sidecar(0)  # trims soon after its start
+
+    def trimmed() -> bool:
+        return query(east, "SELECT dropped_hlc > 0 FROM crdt_state.position") == [(True,)]
+
+    await wait_until(trimmed, DEADLINE_S, "a trimmed journal")
+    position = east.log_path.stat().st_size
+    sent = (await metrics(east))["sidecar_peer_change_sets_total", "eu-west", "out"]
+    await cluster.stop_sidecar(1)
+    await cluster.start_sidecar(1)
+    await same(cluster)
+    assert [line for line in log_since(east, position) if line["event"] == "problem"] == []
+    assert (await metrics(east))["sidecar_peer_change_sets_total", "eu-west", "out"] == sent
 
 
 async def test_the_log_has_one_line_per_event_and_one_style(cluster: LabCluster) -> None:
