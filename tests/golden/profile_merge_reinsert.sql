@@ -1,6 +1,6 @@
 -- Parameters:
---   $1: origin
---   $2: context
+--   $1: origins
+--   $2: contexts
 --   $3: ops
 --   $4: hlcs
 --   $5: inserted
@@ -13,16 +13,19 @@
 --   $12: bit:3
 --   $13: late:3
 --   $14: accepted
---   $15: first
---   $16: last
---   $17: from_hlc
---   $18: to_hlc
+--   $15: members
+--   $16: first
+--   $17: last
+--   $18: from_hlcs
+--   $19: to_hlcs
 WITH g AS (
-    SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, u.v2::text AS val_2, coalesce(u.m0 & $12::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::date AS val_3, u.accepted
-    FROM unnest($3::text::text[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $13::text::int8[], $14::text::text[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, accepted, ord)
-    WHERE u.ord BETWEEN $15::int8 AND $16::int8
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, u.v2::text AS val_2, coalesce(u.m0 & $12::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::date AS val_3, u.accepted, u.members
+    FROM unnest($3::text::text[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $13::text::int8[], $14::text::text[], $15::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, accepted, members, ord)
+    WHERE u.ord BETWEEN $16::int8 AND $17::int8
 ), j AS (
     SELECT g.*,
+      coalesce(g.members, 1) AS member,
+      ($1::int8[])[coalesce(g.members, 1)] AS origin,
       s.ctid AS s_ctid,
       t.ctid AS t_ctid,
       t.xmin AS t_xmin,
@@ -47,15 +50,15 @@ WITH g AS (
     SELECT q.*, CASE WHEN q.alive AND q.present AND (q.win_2 AND q.val_2 IS DISTINCT FROM q.old_2) THEN 'X' WHEN q.alive AND q.present THEN CASE WHEN q.win_2 OR q.win_3 THEN 'U' ELSE 'N' END
         WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M' ELSE 'I' END WHEN q.present THEN 'D' ELSE 'N' END AS act,
       CASE WHEN q.alive THEN NULL WHEN q.present THEN jsonb_build_object('name', CASE WHEN q.win_2 THEN q.val_2::text ELSE q.old_2::text END, 'born', CASE WHEN q.win_3 THEN q.val_3::text ELSE q.old_3::text END) ELSE coalesce(q.image, '{}') || CASE WHEN q.win_2 THEN jsonb_build_object('name', q.val_2::text) ELSE '{}'::jsonb END || CASE WHEN q.win_3 THEN jsonb_build_object('born', q.val_3::text) ELSE '{}'::jsonb END END AS new_image
-    FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, $1::int8) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
-      CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, $1::int8) >= (j.s_live_hlc, j.s_live_node::int8) THEN $1::int8 ELSE j.s_live_node END AS live_node,
-      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, $1::int8) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.hlc WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, $1::int8) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_hlc END AS dead_hlc,
-      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, $1::int8) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN $1::int8 WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, $1::int8) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_node END AS dead_node,
-      CASE WHEN j.op IN ('I', 'R') AND (j.ins, $1::int8) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.ins ELSE j.s_row_hlc END AS rv_hlc,
-      CASE WHEN j.op IN ('I', 'R') AND (j.ins, $1::int8) >= (j.s_row_hlc, j.s_row_node::int8) THEN $1::int8 ELSE j.s_row_node END AS rv_node,
-      CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND (j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node)) AND NOT (j.s_live_node = $1::int8 OR j.s_live_hlc <= coalesce(($2::int8[])[j.s_live_node], 0)) WHEN j.op = 'T' THEN false ELSE j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = $1::int8 OR j.s_dead_hlc <= coalesce(($2::int8[])[j.s_dead_node], 0)) END AS conf_row,
-      (j.a_2 AND (j.h_2, $1::int8) >= (j.sh_2, j.sn_2::int8)) AS win_2,
-      (j.a_3 AND (j.h_3, $1::int8) >= (j.sh_3, j.sn_3::int8)) AS win_3
+    FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, j.origin) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
+      CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, j.origin) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.origin ELSE j.s_live_node END AS live_node,
+      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, j.origin) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.hlc WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, j.origin) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_hlc END AS dead_hlc,
+      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, j.origin) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.origin WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, j.origin) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_node END AS dead_node,
+      CASE WHEN j.op IN ('I', 'R') AND (j.ins, j.origin) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.ins ELSE j.s_row_hlc END AS rv_hlc,
+      CASE WHEN j.op IN ('I', 'R') AND (j.ins, j.origin) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.origin ELSE j.s_row_node END AS rv_node,
+      CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND (j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node)) AND NOT (j.s_live_node = j.origin OR j.s_live_hlc <= coalesce(($2::int8[])[j.member][j.s_live_node], 0)) WHEN j.op = 'T' THEN false ELSE j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = j.origin OR j.s_dead_hlc <= coalesce(($2::int8[])[j.member][j.s_dead_node], 0)) END AS conf_row,
+      (j.a_2 AND (j.h_2, j.origin) >= (j.sh_2, j.sn_2::int8)) AS win_2,
+      (j.a_3 AND (j.h_3, j.origin) >= (j.sh_3, j.sn_3::int8)) AS win_3
       FROM j) AS v) AS q
 ), del AS (
     DELETE FROM "public"."profile" AS t USING p WHERE p.act IN ('D', 'X') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
@@ -78,12 +81,12 @@ WITH g AS (
       dead_hlc = p.dead_hlc,
       row_xmin = CASE WHEN p.act IN ('U', 'I', 'X') THEN pg_current_xact_id()::xid WHEN p.alive AND p.present THEN p.t_xmin END,
       image = p.new_image,
-      n_2 = CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN $1::int8 ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN $1::int8 ELSE p.sn_2 END) END::int2,
-      h_2 = CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN $1::int8 ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) END,
-      v_2 = CASE WHEN p.win_2 AND p.sn_2 <> $1::int8 AND p.sh_2 > 0 THEN crdt_state.vector_add(s.v_2, p.sn_2, p.sh_2, $1::int8) WHEN p.a_2 AND NOT p.win_2 THEN crdt_state.vector_add(s.v_2, $1::int8, p.h_2, p.sn_2) ELSE s.v_2 END,
-      n_3 = CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) END::int2,
-      h_3 = CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) END,
-      v_3 = CASE WHEN p.win_3 AND p.sn_3 <> $1::int8 AND p.sh_3 > 0 THEN crdt_state.vector_add(s.v_3, p.sn_3, p.sh_3, $1::int8) WHEN p.a_3 AND NOT p.win_3 THEN crdt_state.vector_add(s.v_3, $1::int8, p.h_3, p.sn_3) ELSE s.v_3 END
+      n_2 = CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) END::int2,
+      h_2 = CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) END,
+      v_2 = CASE WHEN p.win_2 AND p.sn_2 <> p.origin AND p.sh_2 > 0 THEN crdt_state.vector_add(s.v_2, p.sn_2, p.sh_2, p.origin) WHEN p.a_2 AND NOT p.win_2 THEN crdt_state.vector_add(s.v_2, p.origin, p.h_2, p.sn_2) ELSE s.v_2 END,
+      n_3 = CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) END::int2,
+      h_3 = CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) END,
+      v_3 = CASE WHEN p.win_3 AND p.sn_3 <> p.origin AND p.sh_3 > 0 THEN crdt_state.vector_add(s.v_3, p.sn_3, p.sh_3, p.origin) WHEN p.a_3 AND NOT p.win_3 THEN crdt_state.vector_add(s.v_3, p.origin, p.h_3, p.sn_3) ELSE s.v_3 END
     FROM p WHERE s.ctid = p.s_ctid AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 ), st_ins AS (
     INSERT INTO crdt_state.row_1 (k_1, row_node, row_hlc, live_node, live_hlc, dead_node, dead_hlc, row_xmin, image, n_2, h_2, v_2, n_3, h_3, v_3)
@@ -96,32 +99,32 @@ WITH g AS (
       p.dead_hlc,
       CASE WHEN p.act IN ('U', 'I', 'X') THEN pg_current_xact_id()::xid WHEN p.alive AND p.present THEN p.t_xmin END,
       p.new_image,
-      CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN $1::int8 ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN $1::int8 ELSE p.sn_2 END) END::int2,
-      CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN $1::int8 ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) END,
-      CASE WHEN p.win_2 AND p.sn_2 <> $1::int8 AND p.sh_2 > 0 THEN crdt_state.vector_add(NULL::int8[], p.sn_2, p.sh_2, $1::int8) WHEN p.a_2 AND NOT p.win_2 THEN crdt_state.vector_add(NULL::int8[], $1::int8, p.h_2, p.sn_2) ELSE NULL::int8[] END,
-      CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) END::int2,
-      CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) END,
-      CASE WHEN p.win_3 AND p.sn_3 <> $1::int8 AND p.sh_3 > 0 THEN crdt_state.vector_add(NULL::int8[], p.sn_3, p.sh_3, $1::int8) WHEN p.a_3 AND NOT p.win_3 THEN crdt_state.vector_add(NULL::int8[], $1::int8, p.h_3, p.sn_3) ELSE NULL::int8[] END
+      CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) END::int2,
+      CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) END,
+      CASE WHEN p.win_2 AND p.sn_2 <> p.origin AND p.sh_2 > 0 THEN crdt_state.vector_add(NULL::int8[], p.sn_2, p.sh_2, p.origin) WHEN p.a_2 AND NOT p.win_2 THEN crdt_state.vector_add(NULL::int8[], p.origin, p.h_2, p.sn_2) ELSE NULL::int8[] END,
+      CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) END::int2,
+      CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) END,
+      CASE WHEN p.win_3 AND p.sn_3 <> p.origin AND p.sh_3 > 0 THEN crdt_state.vector_add(NULL::int8[], p.sn_3, p.sh_3, p.origin) WHEN p.a_3 AND NOT p.win_3 THEN crdt_state.vector_add(NULL::int8[], p.origin, p.h_3, p.sn_3) ELSE NULL::int8[] END
     FROM p WHERE p.s_ctid IS NULL AND p.act <> 'M' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 ), conflicts AS (
     INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, winner_node, winner_hlc, winner_value, loser_node, loser_hlc, loser_value)
-    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 1, jsonb_build_object('id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN $1::int8 ELSE c.here_node END,
+    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 1, jsonb_build_object('id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
       CASE WHEN c.wins THEN c.hlc ELSE c.here_hlc END,
       CASE WHEN c.wins THEN c.value ELSE c.here_value END,
-      CASE WHEN c.wins THEN c.here_node ELSE $1::int8 END,
+      CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
       CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
       CASE WHEN c.wins THEN c.here_value ELSE c.value END
-    FROM p, LATERAL (VALUES ('name', 'lww_register', (p.a_2 AND NOT (p.sn_2 = $1::int8 OR p.sh_2 <= coalesce(($2::int8[])[p.sn_2], 0))), p.win_2, p.h_2, p.val_2::text, p.sh_2, p.sn_2, CASE WHEN p.present THEN p.old_2::text ELSE p.image ->> 'name' END),
-      ('born', 'lww_register', (p.a_3 AND NOT (p.sn_3 = $1::int8 OR p.sh_3 <= coalesce(($2::int8[])[p.sn_3], 0))), p.win_3, p.h_3, p.val_3::text, p.sh_3, p.sn_3, CASE WHEN p.present THEN p.old_3::text ELSE p.image ->> 'born' END),
+    FROM p, LATERAL (VALUES ('name', 'lww_register', (p.a_2 AND NOT (p.sn_2 = p.origin OR p.sh_2 <= coalesce(($2::int8[])[p.member][p.sn_2], 0))), p.win_2, p.h_2, p.val_2::text, p.sh_2, p.sn_2, CASE WHEN p.present THEN p.old_2::text ELSE p.image ->> 'name' END),
+      ('born', 'lww_register', (p.a_3 AND NOT (p.sn_3 = p.origin OR p.sh_3 <= coalesce(($2::int8[])[p.member][p.sn_3], 0))), p.win_3, p.h_3, p.val_3::text, p.sh_3, p.sn_3, CASE WHEN p.present THEN p.old_3::text ELSE p.image ->> 'born' END),
       (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', p.s_live_hlc, p.s_live_node, 'written'),
       (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', p.s_dead_hlc, p.s_dead_node, 'deleted'))
       AS c(name, rule, conflict, wins, hlc, value, here_hlc, here_node, here_value),
-    LATERAL (SELECT md5(concat_ws(E'\x01', 'public.profile', jsonb_build_object('id', p.k_1::text)::text, c.name, least(c.hlc || '.' || $1::int8, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || $1::int8, c.here_hlc || '.' || c.here_node))) AS md5) AS d
-    WHERE (p.conf_row OR (p.a_2 AND NOT (p.sn_2 = $1::int8 OR p.sh_2 <= coalesce(($2::int8[])[p.sn_2], 0))) OR (p.a_3 AND NOT (p.sn_3 = $1::int8 OR p.sh_3 <= coalesce(($2::int8[])[p.sn_3], 0)))) AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p)
+    LATERAL (SELECT md5(concat_ws(E'\x01', 'public.profile', jsonb_build_object('id', p.k_1::text)::text, c.name, least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node))) AS md5) AS d
+    WHERE (p.conf_row OR (p.a_2 AND NOT (p.sn_2 = p.origin OR p.sh_2 <= coalesce(($2::int8[])[p.member][p.sn_2], 0))) OR (p.a_3 AND NOT (p.sn_3 = p.origin OR p.sh_3 <= coalesce(($2::int8[])[p.member][p.sn_3], 0)))) AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p)
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (
     INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)
-    SELECT $1::int8, $17::int8, $18::int8, 'public.profile', jsonb_build_object('id', p.k_1::text), jsonb_build_object('name', p.val_2::text, 'born', p.val_3::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
+    SELECT p.origin, ($18::int8[])[p.member], ($19::int8[])[p.member], 'public.profile', jsonb_build_object('id', p.k_1::text), jsonb_build_object('name', p.val_2::text, 'born', p.val_3::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
     FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM st_upd) AS st_upd, (SELECT count(*) FROM st_ins) AS st_ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,

@@ -1,6 +1,6 @@
 -- Parameters:
---   $1: origin
---   $2: context
+--   $1: origins
+--   $2: contexts
 --   $3: ops
 --   $4: hlcs
 --   $5: inserted
@@ -17,19 +17,22 @@
 --   $16: value:7
 --   $17: bit:7
 --   $18: accepted
---   $19: seen:4
---   $20: seen:5
---   $21: seen:7
---   $22: first
---   $23: last
---   $24: from_hlc
---   $25: to_hlc
+--   $19: members
+--   $20: seen:4
+--   $21: seen:5
+--   $22: seen:7
+--   $23: first
+--   $24: last
+--   $25: from_hlcs
+--   $26: to_hlcs
 WITH g AS (
-    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying(3) AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $10::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::text AS val_3, coalesce(u.m0 & $13::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, coalesce(u.m0 & $15::int8 <> 0, false) AS a_5, coalesce(u.v5::numeric, 0) AS d_5, coalesce(u.m0 & $17::int8 <> 0, false) AS a_7, coalesce(u.v7::numeric, 0) AS d_7, u.accepted, u.seen_4, u.seen_5, u.seen_7
-    FROM unnest($3::text::text[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $9::text::text[], $11::text::int8[], $12::text::text[], $14::text::text[], $16::text::text[], $18::text::text[], $19::text::text[], $20::text::text[], $21::text::text[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v3, l3, v4, v5, v7, accepted, seen_4, seen_5, seen_7, ord)
-    WHERE u.ord BETWEEN $22::int8 AND $23::int8
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying(3) AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $10::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::text AS val_3, coalesce(u.m0 & $13::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, coalesce(u.m0 & $15::int8 <> 0, false) AS a_5, coalesce(u.v5::numeric, 0) AS d_5, coalesce(u.m0 & $17::int8 <> 0, false) AS a_7, coalesce(u.v7::numeric, 0) AS d_7, u.accepted, u.members, u.seen_4, u.seen_5, u.seen_7
+    FROM unnest($3::text::text[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $9::text::text[], $11::text::int8[], $12::text::text[], $14::text::text[], $16::text::text[], $18::text::text[], $19::text::int4[], $20::text::text[], $21::text::text[], $22::text::text[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v3, l3, v4, v5, v7, accepted, members, seen_4, seen_5, seen_7, ord)
+    WHERE u.ord BETWEEN $23::int8 AND $24::int8
 ), j AS (
     SELECT g.*,
+      coalesce(g.members, 1) AS member,
+      ($1::int8[])[coalesce(g.members, 1)] AS origin,
       s.ctid AS s_ctid,
       t.ctid AS t_ctid,
       t.xmin AS t_xmin,
@@ -57,14 +60,14 @@ WITH g AS (
     SELECT q.*, CASE WHEN q.alive AND q.present THEN CASE WHEN q.win_3 OR (least(greatest(q.true_4, -2147483648), 2147483647)::integer) IS DISTINCT FROM q.old_4 OR (least(greatest(q.true_5, -9223372036854775808), 9223372036854775807)::bigint) IS DISTINCT FROM q.old_5 OR (CASE WHEN q.keep_7 THEN CASE WHEN q.present THEN q.old_7 ELSE (q.image ->> 'price')::numeric(10,2) END ELSE least(greatest(q.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) END)::text IS DISTINCT FROM q.old_7::text THEN 'U' ELSE 'N' END
         WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M' ELSE 'I' END WHEN q.present THEN 'D' ELSE 'N' END AS act,
       CASE WHEN q.alive THEN NULL WHEN q.present THEN jsonb_build_object('label', CASE WHEN q.win_3 THEN q.val_3::text ELSE q.old_3::text END, 'price', q.old_7::text) ELSE coalesce(q.image, '{}') || CASE WHEN q.win_3 THEN jsonb_build_object('label', q.val_3::text) ELSE '{}'::jsonb END END AS new_image
-    FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, $1::int8) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
-      CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, $1::int8) >= (j.s_live_hlc, j.s_live_node::int8) THEN $1::int8 ELSE j.s_live_node END AS live_node,
-      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, $1::int8) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.hlc WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, $1::int8) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_hlc END AS dead_hlc,
-      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, $1::int8) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN $1::int8 WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, $1::int8) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_node END AS dead_node,
-      CASE WHEN j.op IN ('I', 'R') AND (j.ins, $1::int8) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.ins ELSE j.s_row_hlc END AS rv_hlc,
-      CASE WHEN j.op IN ('I', 'R') AND (j.ins, $1::int8) >= (j.s_row_hlc, j.s_row_node::int8) THEN $1::int8 ELSE j.s_row_node END AS rv_node,
-      CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND (j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node)) AND NOT (j.s_live_node = $1::int8 OR j.s_live_hlc <= coalesce(($2::int8[])[j.s_live_node], 0)) WHEN j.op = 'T' THEN false ELSE j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = $1::int8 OR j.s_dead_hlc <= coalesce(($2::int8[])[j.s_dead_node], 0)) END AS conf_row,
-      (j.a_3 AND (j.h_3, $1::int8) >= (j.sh_3, j.sn_3::int8)) AS win_3,
+    FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, j.origin) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
+      CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, j.origin) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.origin ELSE j.s_live_node END AS live_node,
+      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, j.origin) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.hlc WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, j.origin) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_hlc END AS dead_hlc,
+      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, j.origin) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.origin WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, j.origin) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_node END AS dead_node,
+      CASE WHEN j.op IN ('I', 'R') AND (j.ins, j.origin) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.ins ELSE j.s_row_hlc END AS rv_hlc,
+      CASE WHEN j.op IN ('I', 'R') AND (j.ins, j.origin) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.origin ELSE j.s_row_node END AS rv_node,
+      CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND (j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node)) AND NOT (j.s_live_node = j.origin OR j.s_live_hlc <= coalesce(($2::int8[])[j.member][j.s_live_node], 0)) WHEN j.op = 'T' THEN false ELSE j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = j.origin OR j.s_dead_hlc <= coalesce(($2::int8[])[j.member][j.s_dead_node], 0)) END AS conf_row,
+      (j.a_3 AND (j.h_3, j.origin) >= (j.sh_3, j.sn_3::int8)) AS win_3,
       coalesce(j.old_4, 0)::numeric + j.sx_4 + CASE WHEN j.a_4 THEN j.d_4 ELSE 0 END - CASE WHEN j.seen_4 IS NULL OR j.op NOT IN ('I', 'R') THEN 0 ELSE (SELECT coalesce(sum(greatest((e.value ->> 0)::numeric - coalesce(c.base_increased, 0), 0) - greatest((e.value ->> 1)::numeric - coalesce(c.base_decreased, 0), 0)), 0) FROM jsonb_each(j.seen_4::jsonb) AS e LEFT JOIN crdt_state.counter_2 AS c ON c.k_2 = j.k_2 AND c.k_1 = j.k_1 AND c.attnum = 4 AND c.node = e.key::int2) END AS true_4,
       coalesce(j.old_5, 0)::numeric + j.sx_5 + greatest(CASE WHEN j.a_5 THEN j.d_5 ELSE 0 END, 0) - CASE WHEN j.seen_5 IS NULL OR j.op NOT IN ('I', 'R') THEN 0 ELSE (SELECT coalesce(sum(greatest((e.value ->> 0)::numeric - coalesce(c.base_increased, 0), 0) - greatest((e.value ->> 1)::numeric - coalesce(c.base_decreased, 0), 0)), 0) FROM jsonb_each(j.seen_5::jsonb) AS e LEFT JOIN crdt_state.counter_2 AS c ON c.k_2 = j.k_2 AND c.k_1 = j.k_1 AND c.attnum = 5 AND c.node = e.key::int2) END AS true_5,
       coalesce(j.old_7, 0)::numeric + j.sx_7 + CASE WHEN j.a_7 THEN j.d_7 ELSE 0 END - CASE WHEN j.seen_7 IS NULL OR j.op NOT IN ('I', 'R') THEN 0 ELSE (SELECT coalesce(sum(greatest((e.value ->> 0)::numeric - coalesce(c.base_increased, 0), 0) - greatest((e.value ->> 1)::numeric - coalesce(c.base_decreased, 0), 0)), 0) FROM jsonb_each(j.seen_7::jsonb) AS e LEFT JOIN crdt_state.counter_2 AS c ON c.k_2 = j.k_2 AND c.k_1 = j.k_1 AND c.attnum = 7 AND c.node = e.key::int2) END AS true_7,
@@ -96,9 +99,9 @@ WITH g AS (
       dead_hlc = p.dead_hlc,
       row_xmin = CASE WHEN p.act IN ('U', 'I', 'X') THEN pg_current_xact_id()::xid WHEN p.alive AND p.present THEN p.t_xmin END,
       image = p.new_image,
-      n_3 = CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) END::int2,
-      h_3 = CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) END,
-      v_3 = CASE WHEN p.win_3 AND p.sn_3 <> $1::int8 AND p.sh_3 > 0 THEN crdt_state.vector_add(s.v_3, p.sn_3, p.sh_3, $1::int8) WHEN p.a_3 AND NOT p.win_3 THEN crdt_state.vector_add(s.v_3, $1::int8, p.h_3, p.sn_3) ELSE s.v_3 END,
+      n_3 = CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) END::int2,
+      h_3 = CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) END,
+      v_3 = CASE WHEN p.win_3 AND p.sn_3 <> p.origin AND p.sh_3 > 0 THEN crdt_state.vector_add(s.v_3, p.sn_3, p.sh_3, p.origin) WHEN p.a_3 AND NOT p.win_3 THEN crdt_state.vector_add(s.v_3, p.origin, p.h_3, p.sn_3) ELSE s.v_3 END,
       x_4 = nullif(p.true_4 - CASE WHEN p.alive THEN least(greatest(p.true_4, -2147483648), 2147483647)::integer ELSE 0 END, 0),
       x_5 = nullif(p.true_5 - CASE WHEN p.alive THEN least(greatest(p.true_5, -9223372036854775808), 9223372036854775807)::bigint ELSE 0 END, 0),
       x_7 = nullif(p.true_7 - CASE WHEN p.alive THEN least(greatest(p.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) ELSE 0 END, 0)
@@ -115,33 +118,33 @@ WITH g AS (
       p.dead_hlc,
       CASE WHEN p.act IN ('U', 'I', 'X') THEN pg_current_xact_id()::xid WHEN p.alive AND p.present THEN p.t_xmin END,
       p.new_image,
-      CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) END::int2,
-      CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN $1::int8 ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) END,
-      CASE WHEN p.win_3 AND p.sn_3 <> $1::int8 AND p.sh_3 > 0 THEN crdt_state.vector_add(NULL::int8[], p.sn_3, p.sh_3, $1::int8) WHEN p.a_3 AND NOT p.win_3 THEN crdt_state.vector_add(NULL::int8[], $1::int8, p.h_3, p.sn_3) ELSE NULL::int8[] END,
+      CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) END::int2,
+      CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) END,
+      CASE WHEN p.win_3 AND p.sn_3 <> p.origin AND p.sh_3 > 0 THEN crdt_state.vector_add(NULL::int8[], p.sn_3, p.sh_3, p.origin) WHEN p.a_3 AND NOT p.win_3 THEN crdt_state.vector_add(NULL::int8[], p.origin, p.h_3, p.sn_3) ELSE NULL::int8[] END,
       nullif(p.true_4 - CASE WHEN p.alive THEN least(greatest(p.true_4, -2147483648), 2147483647)::integer ELSE 0 END, 0),
       nullif(p.true_5 - CASE WHEN p.alive THEN least(greatest(p.true_5, -9223372036854775808), 9223372036854775807)::bigint ELSE 0 END, 0),
       nullif(p.true_7 - CASE WHEN p.alive THEN least(greatest(p.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) ELSE 0 END, 0)
     FROM p WHERE p.s_ctid IS NULL AND p.act <> 'M' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 ), counted AS (
-    INSERT INTO crdt_state.counter_2 AS c (k_2, k_1, attnum, node, increased, decreased) SELECT p.k_2, p.k_1, v.attnum, $1::int8::int2, greatest(v.delta, 0), greatest(-v.delta, 0) FROM p, LATERAL (VALUES (4, CASE WHEN p.a_4 THEN p.d_4 ELSE 0 END, false), (5, greatest(CASE WHEN p.a_5 THEN p.d_5 ELSE 0 END, 0), false), (7, CASE WHEN p.a_7 THEN p.d_7 ELSE 0 END, p.a_7)) AS v(attnum, delta, written) WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND p.act <> 'M' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) ON CONFLICT (k_2, k_1, attnum, node) DO UPDATE SET increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased RETURNING 1
+    INSERT INTO crdt_state.counter_2 AS c (k_2, k_1, attnum, node, increased, decreased) SELECT p.k_2, p.k_1, v.attnum, p.origin::int2, greatest(v.delta, 0), greatest(-v.delta, 0) FROM p, LATERAL (VALUES (4, CASE WHEN p.a_4 THEN p.d_4 ELSE 0 END, false), (5, greatest(CASE WHEN p.a_5 THEN p.d_5 ELSE 0 END, 0), false), (7, CASE WHEN p.a_7 THEN p.d_7 ELSE 0 END, p.a_7)) AS v(attnum, delta, written) WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND p.act <> 'M' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) ON CONFLICT (k_2, k_1, attnum, node) DO UPDATE SET increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased RETURNING 1
 ), conflicts AS (
     INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, winner_node, winner_hlc, winner_value, loser_node, loser_hlc, loser_value)
-    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 2, jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN $1::int8 ELSE c.here_node END,
+    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 2, jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
       CASE WHEN c.wins THEN c.hlc ELSE c.here_hlc END,
       CASE WHEN c.wins THEN c.value ELSE c.here_value END,
-      CASE WHEN c.wins THEN c.here_node ELSE $1::int8 END,
+      CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
       CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
       CASE WHEN c.wins THEN c.here_value ELSE c.value END
-    FROM p, LATERAL (VALUES ('label', 'lww_register', (p.a_3 AND NOT (p.sn_3 = $1::int8 OR p.sh_3 <= coalesce(($2::int8[])[p.sn_3], 0))), p.win_3, p.h_3, p.val_3::text, p.sh_3, p.sn_3, CASE WHEN p.present THEN p.old_3::text ELSE p.image ->> 'label' END),
+    FROM p, LATERAL (VALUES ('label', 'lww_register', (p.a_3 AND NOT (p.sn_3 = p.origin OR p.sh_3 <= coalesce(($2::int8[])[p.member][p.sn_3], 0))), p.win_3, p.h_3, p.val_3::text, p.sh_3, p.sn_3, CASE WHEN p.present THEN p.old_3::text ELSE p.image ->> 'label' END),
       (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', p.s_live_hlc, p.s_live_node, 'written'),
       (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', p.s_dead_hlc, p.s_dead_node, 'deleted'))
       AS c(name, rule, conflict, wins, hlc, value, here_hlc, here_node, here_value),
-    LATERAL (SELECT md5(concat_ws(E'\x01', 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text)::text, c.name, least(c.hlc || '.' || $1::int8, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || $1::int8, c.here_hlc || '.' || c.here_node))) AS md5) AS d
-    WHERE (p.conf_row OR (p.a_3 AND NOT (p.sn_3 = $1::int8 OR p.sh_3 <= coalesce(($2::int8[])[p.sn_3], 0)))) AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p)
+    LATERAL (SELECT md5(concat_ws(E'\x01', 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text)::text, c.name, least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node))) AS md5) AS d
+    WHERE (p.conf_row OR (p.a_3 AND NOT (p.sn_3 = p.origin OR p.sh_3 <= coalesce(($2::int8[])[p.member][p.sn_3], 0)))) AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p)
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (
     INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)
-    SELECT $1::int8, $24::int8, $25::int8, 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), jsonb_build_object('label', p.val_3::text, 'amount', p.d_4::text, 'views', p.d_5::text, 'price', p.d_7::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
+    SELECT p.origin, ($25::int8[])[p.member], ($26::int8[])[p.member], 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), jsonb_build_object('label', p.val_3::text, 'amount', p.d_4::text, 'views', p.d_5::text, 'price', p.d_7::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
     FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM st_upd) AS st_upd, (SELECT count(*) FROM st_ins) AS st_ins, (SELECT count(*) FROM counted) AS counted, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,

@@ -1,6 +1,6 @@
 -- Parameters:
---   $1: origin
---   $2: context
+--   $1: origins
+--   $2: contexts
 --   $3: ops
 --   $4: hlcs
 --   $5: inserted
@@ -10,16 +10,19 @@
 --   $9: value:4
 --   $10: bit:4
 --   $11: accepted
---   $12: first
---   $13: last
---   $14: from_hlc
---   $15: to_hlc
+--   $12: members
+--   $13: first
+--   $14: last
+--   $15: from_hlcs
+--   $16: to_hlcs
 WITH g AS (
-    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying(3) AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $10::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, u.accepted
-    FROM unnest($3::text::text[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $9::text::text[], $11::text::text[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v4, accepted, ord)
-    WHERE u.ord BETWEEN $12::int8 AND $13::int8
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying(3) AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $10::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, u.accepted, u.members
+    FROM unnest($3::text::text[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $9::text::text[], $11::text::text[], $12::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v4, accepted, members, ord)
+    WHERE u.ord BETWEEN $13::int8 AND $14::int8
 ), j AS (
     SELECT g.*,
+      coalesce(g.members, 1) AS member,
+      ($1::int8[])[coalesce(g.members, 1)] AS origin,
       s.ctid AS s_ctid,
       t.ctid AS t_ctid,
       t.xmin AS t_xmin,
@@ -44,13 +47,13 @@ WITH g AS (
     SELECT q.*, CASE WHEN q.alive AND q.present THEN CASE WHEN (least(greatest(q.true_4, -2147483648), 2147483647)::integer) IS DISTINCT FROM q.old_4 OR (least(greatest(q.true_5, -9223372036854775808), 9223372036854775807)::bigint) IS DISTINCT FROM q.old_5 OR (CASE WHEN q.keep_7 THEN CASE WHEN q.present THEN q.old_7 ELSE (q.image ->> 'price')::numeric(10,2) END ELSE least(greatest(q.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) END)::text IS DISTINCT FROM q.old_7::text THEN 'U' ELSE 'N' END
         WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M' ELSE 'I' END WHEN q.present THEN 'D' ELSE 'N' END AS act,
       CASE WHEN NOT q.alive THEN coalesce(q.image, '{}') END AS new_image
-    FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, $1::int8) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
-      CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, $1::int8) >= (j.s_live_hlc, j.s_live_node::int8) THEN $1::int8 ELSE j.s_live_node END AS live_node,
-      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, $1::int8) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.hlc WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, $1::int8) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_hlc END AS dead_hlc,
-      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, $1::int8) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN $1::int8 WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, $1::int8) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_node END AS dead_node,
-      CASE WHEN j.op IN ('I', 'R') AND (j.ins, $1::int8) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.ins ELSE j.s_row_hlc END AS rv_hlc,
-      CASE WHEN j.op IN ('I', 'R') AND (j.ins, $1::int8) >= (j.s_row_hlc, j.s_row_node::int8) THEN $1::int8 ELSE j.s_row_node END AS rv_node,
-      CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND (j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node)) AND NOT (j.s_live_node = $1::int8 OR j.s_live_hlc <= coalesce(($2::int8[])[j.s_live_node], 0)) WHEN j.op = 'T' THEN false ELSE j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = $1::int8 OR j.s_dead_hlc <= coalesce(($2::int8[])[j.s_dead_node], 0)) END AS conf_row,
+    FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, j.origin) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
+      CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, j.origin) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.origin ELSE j.s_live_node END AS live_node,
+      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, j.origin) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.hlc WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, j.origin) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_hlc END AS dead_hlc,
+      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, j.origin) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.origin WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, j.origin) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_node END AS dead_node,
+      CASE WHEN j.op IN ('I', 'R') AND (j.ins, j.origin) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.ins ELSE j.s_row_hlc END AS rv_hlc,
+      CASE WHEN j.op IN ('I', 'R') AND (j.ins, j.origin) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.origin ELSE j.s_row_node END AS rv_node,
+      CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND (j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node)) AND NOT (j.s_live_node = j.origin OR j.s_live_hlc <= coalesce(($2::int8[])[j.member][j.s_live_node], 0)) WHEN j.op = 'T' THEN false ELSE j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = j.origin OR j.s_dead_hlc <= coalesce(($2::int8[])[j.member][j.s_dead_node], 0)) END AS conf_row,
       coalesce(j.old_4, 0)::numeric + j.sx_4 + CASE WHEN j.a_4 THEN j.d_4 ELSE 0 END AS true_4,
       coalesce(j.old_5, 0)::numeric + j.sx_5 AS true_5,
       coalesce(j.old_7, 0)::numeric + j.sx_7 AS true_7,
@@ -102,24 +105,24 @@ WITH g AS (
       nullif(p.true_7 - CASE WHEN p.alive THEN least(greatest(p.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) ELSE 0 END, 0)
     FROM p WHERE p.s_ctid IS NULL AND p.act <> 'M' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 ), counted AS (
-    INSERT INTO crdt_state.counter_2 AS c (k_2, k_1, attnum, node, increased, decreased) SELECT p.k_2, p.k_1, v.attnum, $1::int8::int2, greatest(v.delta, 0), greatest(-v.delta, 0) FROM p, LATERAL (VALUES (4, CASE WHEN p.a_4 THEN p.d_4 ELSE 0 END, false)) AS v(attnum, delta, written) WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND p.act <> 'M' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) ON CONFLICT (k_2, k_1, attnum, node) DO UPDATE SET increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased RETURNING 1
+    INSERT INTO crdt_state.counter_2 AS c (k_2, k_1, attnum, node, increased, decreased) SELECT p.k_2, p.k_1, v.attnum, p.origin::int2, greatest(v.delta, 0), greatest(-v.delta, 0) FROM p, LATERAL (VALUES (4, CASE WHEN p.a_4 THEN p.d_4 ELSE 0 END, false)) AS v(attnum, delta, written) WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND p.act <> 'M' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) ON CONFLICT (k_2, k_1, attnum, node) DO UPDATE SET increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased RETURNING 1
 ), conflicts AS (
     INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, winner_node, winner_hlc, winner_value, loser_node, loser_hlc, loser_value)
-    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 2, jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN $1::int8 ELSE c.here_node END,
+    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 2, jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
       CASE WHEN c.wins THEN c.hlc ELSE c.here_hlc END,
       CASE WHEN c.wins THEN c.value ELSE c.here_value END,
-      CASE WHEN c.wins THEN c.here_node ELSE $1::int8 END,
+      CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
       CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
       CASE WHEN c.wins THEN c.here_value ELSE c.value END
     FROM p, LATERAL (VALUES (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', p.s_live_hlc, p.s_live_node, 'written'),
       (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', p.s_dead_hlc, p.s_dead_node, 'deleted'))
       AS c(name, rule, conflict, wins, hlc, value, here_hlc, here_node, here_value),
-    LATERAL (SELECT md5(concat_ws(E'\x01', 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text)::text, c.name, least(c.hlc || '.' || $1::int8, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || $1::int8, c.here_hlc || '.' || c.here_node))) AS md5) AS d
+    LATERAL (SELECT md5(concat_ws(E'\x01', 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text)::text, c.name, least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node))) AS md5) AS d
     WHERE (p.conf_row) AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p)
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (
     INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)
-    SELECT $1::int8, $14::int8, $15::int8, 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), jsonb_build_object('amount', p.d_4::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
+    SELECT p.origin, ($15::int8[])[p.member], ($16::int8[])[p.member], 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), jsonb_build_object('amount', p.d_4::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
     FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM st_upd) AS st_upd, (SELECT count(*) FROM st_ins) AS st_ins, (SELECT count(*) FROM counted) AS counted, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
