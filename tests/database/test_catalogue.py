@@ -92,7 +92,7 @@ TABLES: list[tuple[str, str, str, str]] = [
     ),
     ("CREATE TABLE p (a int); CREATE TABLE t (a int PRIMARY KEY) INHERITS (p)", "error", "inheritance", "NO INHERIT"),
     ("CREATE TABLE t (a int PRIMARY KEY DEFERRABLE)", "error", "is deferrable", "DEFERRABLE"),
-    ("CREATE TABLE t (a int PRIMARY KEY, b int UNIQUE)", "warning", "unique index t_b_key (b)", "(hlc, node)"),
+    ("CREATE TABLE t (a int PRIMARY KEY, b int UNIQUE)", "warning", "unique index t_b_key (b)", "quarantines"),
     (
         "CREATE TABLE t (a int PRIMARY KEY, b int4range, EXCLUDE USING gist (b WITH &&))",
         "warning",
