@@ -1,0 +1,100 @@
+"""Plans as the sidecar's own sessions make them: key indexes and tuple ids, never a scan of a whole table."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from node_harness import HarnessNode, cluster
+
+from sidecar.core.merge import apply, capture
+from sidecar.core.merge.staging import Shape, Statement, full_shape
+from sidecar.postgres.session import Session
+
+ROWS = 50_000
+SCHEMA = f"""
+CREATE TABLE doc (region text, id int, title text, body text, hits int NOT NULL DEFAULT 0, PRIMARY KEY (id, region));
+COMMENT ON COLUMN doc.hits IS '@crdt(pn_counter)';
+INSERT INTO doc SELECT 'eu', i, 't', 'b', 0 FROM generate_series(1, {ROWS}) AS i;
+ANALYZE doc;
+"""
+SCANS = {"Seq Scan", "Bitmap Heap Scan", "Hash Join", "Merge Join"}
+
+
+@pytest.fixture
+async def node(postgres_server) -> AsyncIterator[HarnessNode]:  # type: ignore[no-untyped-def]
+    async with cluster(postgres_server, 1, SCHEMA) as [node]:
+        spec = node.table("doc")
+        keys = ", ".join(f"k_{c.attnum}" for c in spec.key)
+        await node.sql(
+            f"INSERT INTO crdt_state.row_{spec.table_id} ({keys}, row_node, row_hlc, live_node, live_hlc, row_xmin)"
+            " SELECT id, region, 1, 1, 1, 1, xmin FROM doc"
+        )
+        await node.sql(f"ANALYZE crdt_state.row_{spec.table_id}")
+        yield node
+
+
+async def plan_nodes(session: Session, statement: Statement) -> list[dict[str, Any]]:
+    """All nodes of the generic plan, as the session prepares it."""
+    kinds = dict(re.findall(r"\$(\d+)::(\w+(?:\[\])?)", statement.sql))
+    types = ", ".join(kinds[str(i)] for i in range(1, len(statement.names) + 1))
+    nulls = ", ".join(["NULL"] * len(statement.names))
+    connection = session.connection
+    await connection.execute(f"PREPARE planned ({types}) AS {statement.sql}")
+    try:
+        text = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned ({nulls})")
+    finally:
+        await connection.execute("DEALLOCATE planned")
+    found, todo = [], [json.loads(text)[0]["Plan"]]
+    while todo:
+        plan = todo.pop()
+        found.append(plan)
+        todo += plan.get("Plans", [])
+    return found
+
+
+def statements(node: HarnessNode) -> dict[str, Statement]:
+    spec = node.table("doc")
+    full = full_shape(spec)
+    narrow = Shape(tuple(c for c in spec.columns if c.name in ("title", "hits")), 1, full=False)
+    return {
+        "merge": apply.merge_statement(spec, full),
+        "merge narrow": apply.merge_statement(spec, narrow),
+        "merge reinsert": apply.merge_statement(spec, full_shape(spec, reinsert=True)),
+        "seen": apply.seen_statement(spec, full),
+        "check": apply.check_statement(spec),
+        "lock": apply.lock_statement(spec),
+        "restamp": apply.restamp_statement(spec),
+        "capture": capture.capture_statement(spec, full),
+        "capture narrow": capture.capture_statement(spec, narrow),
+        "deltas": capture.deltas_statement(spec, full),
+        "genesis": capture.genesis_statement(spec, full),
+        "capture seen": capture.seen_query(spec, full),
+        "base": capture.base_statement(spec, full),
+    }
+
+
+async def test_no_statement_scans_a_table_or_hashes_it(node: HarnessNode) -> None:
+    spec = node.table("doc")
+    tables = {"doc", f"row_{spec.table_id}", f"counter_{spec.table_id}"}
+    for name, statement in statements(node).items():
+        plans = await plan_nodes(node.merge_session, statement)
+        for plan in plans:
+            if plan.get("Relation Name") in tables and plan["Node Type"] not in ("ModifyTable",):
+                assert plan["Node Type"] in ("Index Scan", "Index Only Scan", "Tid Scan"), (name, plan)
+                if plan["Node Type"] != "Tid Scan":
+                    # Both key columns are in the condition, or one of the state tables is looked up by its whole key.
+                    assert plan.get("Index Cond", "").count("=") >= len(spec.key), (name, plan)
+            assert plan["Node Type"] not in SCANS, (name, plan)
+
+
+async def test_user_rows_are_written_by_tuple_id(node: HarnessNode) -> None:
+    plans = await plan_nodes(node.merge_session, statements(node)["merge"])
+    written = [p for p in plans if p["Node Type"] == "Tid Scan" and p["Relation Name"] == "doc"]
+    assert len(written) == 2, "update and delete"
+    assert all(
+        "xmin" in str(p.get("Filter", "")) or any("xmin" in str(v) for q in plans for v in q.values()) for p in written
+    )
