@@ -106,8 +106,9 @@ class LimitSettings(_Section):
     """Rows of one part of a change set. Ten thousand rows merge in some 200 ms, the most a link should be held."""
     batch_bytes_max: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
     """Decoded bytes of one part. Keeps a node below 512 MB with several parts in flight on each link."""
-    batch_transactions_max: Annotated[int, Field(ge=1)] = 20_000
-    """Local transactions coalesced into one change set; bounds what a crash decodes again."""
+    batch_transactions_max: Annotated[int, Field(ge=1)] = 2_000
+    """Local transactions coalesced into one change set while this node is behind. The peer merges a change set as a
+    whole and holds its row locks for that long: some 20 ms for a thousand rows."""
     merge_rows_max: Annotated[int, Field(ge=1)] = 10_000
     """Rows merged in one transaction when several change sets wait; adapts downwards under local load."""
     row_lock_ms: Annotated[int, Field(ge=1)] = 20

@@ -87,7 +87,7 @@ ON CONFLICT (id) DO UPDATE SET name = excluded.name, acknowledged = greatest(p.a
 
 -- name: read_peers
 -- Peers known from earlier links.
-SELECT id, name, acknowledged, journal_lost FROM crdt_state.peer;
+SELECT id, name, acknowledged FROM crdt_state.peer;
 
 -- name: mark_journal_lost
 -- Peers whose unmerged changes are no longer in the journal.

@@ -34,10 +34,6 @@ from sidecar.postgres.admin import ECHO_PREFIX
 from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.replication import ReplicationStream
 
-TRANSACTIONS_PER_SET = 2_000
-"""Local transactions of one change set when the node is behind. The peer merges a change set as a whole and holds its
-row locks for that long; a thousand rows take it some 20 ms."""
-
 Publish = Callable[[int, ChangeSetPart | None], None]
 """Told of a durable change set by its seq; with the part, unless it has several (they are in the journal)."""
 
@@ -201,8 +197,7 @@ class Capture:
         self._open = False
         self._coalescer.commit()
         self._commit_lsn = message.end_lsn
-        most = min(TRANSACTIONS_PER_SET, self._limits.batch_transactions_max)
-        if not self._large and self._coalescer.transactions >= most:
+        if not self._large and self._coalescer.transactions >= self._limits.batch_transactions_max:
             await self._flushed()
             self._flush()
 

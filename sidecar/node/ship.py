@@ -87,7 +87,8 @@ class Shipper:
         self._seq, dropped_hlc = await self._reader.position_of(acknowledged)
         if acknowledged < dropped_hlc:
             # The journal's bound was reached while the peer was away: never skipped silently (invariant 3).
-            line = f"{self._link.peer_name} needs changes that are no longer in this journal; rejoin that node"
+            peer = self._link.peer_name
+            line = f"{peer} needs changes that are no longer in this journal; make it anew, see docs/operations.md"
             self._state.problem(f"journal {self._link.peer_name}", line)
             self._link.close(line)
             return

@@ -76,11 +76,14 @@ async def peers_loop(state: NodeState, reader: JournalReader, links: NodeLinks, 
 async def _trim(state: NodeState, reader: JournalReader, links: NodeLinks) -> None:
     limits = state.settings.limits
     by_name = {name: links.acknowledged_hlc.get(peer_id, 0) for peer_id, name in links.names.items()}
-    # A configured peer that was never seen has acknowledged nothing.
-    slowest = min((by_name.get(peer.name, 0) for peer in state.settings.peers), default=0)
+    # A configured peer that was never seen has acknowledged nothing; one that only dials counts once it was seen.
+    slowest = min([by_name.get(peer.name, 0) for peer in state.settings.peers] + list(by_name.values()), default=0)
     state.journal_bytes, lost = await reader.trim(slowest, limits.journal_bytes_max)
     for name in lost:
-        state.problem(f"journal {name}", f"journal_bytes_max was reached: {name} has lost changes, rejoin it")
+        state.problem(
+            f"journal {name}",
+            f"journal_bytes_max was reached: {name} has lost changes; make it anew, see docs/operations.md",
+        )
     await reader.trim_conflicts(limits.conflict_age_days, limits.conflict_rows_max)
 
 

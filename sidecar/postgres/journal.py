@@ -204,6 +204,12 @@ class JournalReader:
         async with self._lock:
             return record_end(parse_lsn(str(await self._session.connection.fetchval(self._sql["insert_lsn"]))))
 
+    async def peers(self) -> list[tuple[int, str, int]]:
+        """Peers known from earlier links: id, name, acknowledged hlc."""
+        async with self._lock:
+            rows = await self._session.connection.fetch(self._sql["read_peers"])
+        return [(row["id"], row["name"], row["acknowledged"]) for row in rows]
+
     async def nudge(self) -> None:
         """Write and flush a little log: what was committed asynchronously before it can be decoded then."""
         async with self._lock:

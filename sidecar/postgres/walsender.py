@@ -22,7 +22,7 @@ COMMAND_TIMEOUT_S = 30.0
 before it decodes."""
 
 # How the errors of a replication command and of the running stream are meant, by SQLSTATE.
-_SLOT_MEND = "run sidecar init; if this node has peers, rejoin it, because changes since the loss are not in the slot"
+_SLOT_MEND = "changes since the loss cannot be decoded: make the node anew, see docs/operations.md"
 _FATAL: dict[str, str] = {
     "42704": _SLOT_MEND,  # undefined_object: the slot or the publication does not exist
     "55000": _SLOT_MEND,  # object_not_in_prerequisite_state: slot invalidated, other plugin, wrong wal_level

@@ -17,7 +17,6 @@ from sidecar.core.merge.state_tables import COLUMNS_MAX
 from sidecar.core.status import StatusSnapshot, StatusSource
 from sidecar.http.metrics import METRICS, StatusCollector
 from sidecar.http.server import application
-from sidecar.node.capture import TRANSACTIONS_PER_SET
 from sidecar.postgres.server_check import VERSION_MIN
 from sidecar.settings import Settings, load
 
@@ -151,7 +150,6 @@ def test_the_tables_of_annotations_equal_the_words() -> None:
 def test_limits_in_the_text_are_those_of_the_code() -> None:
     assert f"PostgreSQL {VERSION_MIN // 10_000} or newer" in README
     assert f"{COLUMNS_MAX} columns beside the key" in README
-    assert "more than 2000 has no effect" not in README or TRANSACTIONS_PER_SET == 2000
 
 
 # -- HTTP --------------------------------------------------------------------------------------------------------------
