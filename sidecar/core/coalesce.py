@@ -206,15 +206,37 @@ class Coalescer:
         rows[key] = HeldRow(DELETE, self._hlc, self._xid, NO_TUPLE, old, None, None, values, hlcs, size)
 
     def must_split(self, plan: RelationPlan, old: TupleData | None, new: TupleData | None = None) -> bool:
-        """Whether the caller must :meth:`take` before this delete (or update from ``old`` to ``new``): it deletes a row
-        that this batch has deleted and inserted already. One entry cannot say what each of the deletes had seen."""
-        if not self._replaced or old is None:
+        """Whether the caller must :meth:`take` before this delete (or update from ``old`` to ``new``), because one
+        entry cannot say what happened to the key in this batch:
+
+        - a delete of a row that was deleted and inserted: what each of the deletes had seen;
+        - a delete of a row that was inserted and has counters: the insert put behind what an earlier delete had seen;
+        - a grow-only counter that decreases (undone) after it grew, or the other way round.
+        """
+        if old is None or not (self._replaced or plan.splits):
             return False
         key = plan.key_of(old)
         row = self._current.get(plan, _NO_ROWS).get(key)
-        if row is None or row.op is not REPLACE or row.new != old:
+        if row is None or row.op is DELETE or row.op is TOUCH:
             return False
-        return new is None or plan.key_of(new) != key
+        if new is None or plan.key_of(new) != key:
+            inserted = row.op is REPLACE or (row.op is INSERT and plan.splits)
+            return inserted and row.new == old
+        return any(self._turns(plan, row, i, old, new) for i in plan.growing)
+
+    @staticmethod
+    def _turns(plan: RelationPlan, row: HeldRow, i: int, old: TupleData, new: TupleData) -> bool:
+        """Whether a held row's grow-only counter (column index ``i``) would be both increased and decreased."""
+        position = plan.positions[i]
+        before, after = old[position], new[position]
+        if before == after or after is UNCHANGED:
+            return False
+        grows = counter_delta(before, after) > 0
+        if row.op is not UPDATE:
+            return not grows
+        values = row.values if row.values is not None else _first_values(plan, row)
+        held = values.get(i, 0)
+        return bool((held < 0 and grows) or (held > 0 and not grows))
 
     def take(self) -> list[LocalChanges]:
         """What was collected, tables in the order of their first change; afterwards nothing is held.

@@ -37,7 +37,8 @@ class RelationPlan:
     """How the columns of pgoutput's tuples map to a table's key and columns.
 
     ``key_positions`` and ``positions`` are parallel to ``spec.key`` and ``spec.columns``; ``width`` is the number of
-    columns of a tuple. ``changes`` remembers what each pattern of changed positions means.
+    columns of a tuple. ``changes`` remembers what each pattern of changed positions means. ``splits``: the table has
+    counters, ``growing`` their grow-only ones as indexes into ``spec.columns``: what :meth:`Coalescer.must_split` asks.
     """
 
     spec: TableSpec
@@ -46,6 +47,8 @@ class RelationPlan:
     positions: tuple[int, ...]
     key_of: Callable[[TupleData], Any]
     changes: dict[bytes, ChangedColumns] = field(default_factory=dict)
+    splits: bool = False
+    growing: tuple[int, ...] = ()
 
     @classmethod
     def build(cls, relation: Relation, spec: TableSpec) -> RelationPlan:
@@ -65,6 +68,8 @@ class RelationPlan:
             key_positions=key_positions,
             positions=tuple(place[c.name] for c in spec.columns),
             key_of=itemgetter(*key_positions),
+            splits=bool(spec.counters),
+            growing=tuple(i for i, c in enumerate(spec.columns) if c.crdt == "g_counter"),
         )
 
     def same_layout(self, other: RelationPlan) -> bool:

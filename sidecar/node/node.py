@@ -124,9 +124,6 @@ class Node:
             reader = JournalReader(sessions.upkeep)
             self._reader = reader
             self._links.reader = reader
-            for peer_id, name, acknowledged in await reader.peers():
-                self._links.names.setdefault(peer_id, name)
-                self._links.acknowledged_hlc.setdefault(peer_id, acknowledged)
             await self._links.restore(reader)
             await self._refresh(sessions.catalogue)
             stream = await ReplicationStream.connect(

@@ -148,7 +148,7 @@ class JournalWriter:
         queued = await run(capture.capture_statement)
         if lifecycle:
             await run(capture.base_statement)
-        return [row["id"] for row in queued] if counted else []
+        return [row["id"] for row in queued]
 
     def _local_arguments(self, spec: TableSpec, local: LocalChanges) -> dict[str, Argument]:
         others: dict[str, Argument] = {
@@ -203,12 +203,6 @@ class JournalReader:
         """The end of the log: everything committed so far lies before it."""
         async with self._lock:
             return record_end(parse_lsn(str(await self._session.connection.fetchval(self._sql["insert_lsn"]))))
-
-    async def peers(self) -> list[tuple[int, str, int]]:
-        """Peers known from earlier links: id, name, acknowledged hlc."""
-        async with self._lock:
-            rows = await self._session.connection.fetch(self._sql["read_peers"])
-        return [(row["id"], row["name"], row["acknowledged"]) for row in rows]
 
     async def nudge(self) -> None:
         """Write and flush a little log: what was committed asynchronously before it can be decoded then."""

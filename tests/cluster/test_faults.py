@@ -451,7 +451,6 @@ async def test_a_row_decreased_and_deleted_in_one_batch_comes_back_with_its_new_
     assert (await same_everywhere(cluster, "SELECT n FROM grown WHERE id = 5")) == [(11,)]
 
 
-@pytest.mark.xfail(strict=True, reason="a merge cannot see that an absent row was inserted and deleted meanwhile")
 async def test_a_row_inserted_and_deleted_unseen_does_not_spoil_a_merge(cluster: LabCluster) -> None:
     before, behind, _ = cluster.nodes
     ((walsender,),) = rows(behind.dsn, "SELECT active_pid FROM pg_replication_slots WHERE slot_type = 'logical'")
@@ -467,7 +466,6 @@ async def test_a_row_inserted_and_deleted_unseen_does_not_spoil_a_merge(cluster:
     await same_everywhere(cluster, "SELECT * FROM notes WHERE id = 6")
 
 
-@pytest.mark.xfail(strict=True, reason="coalescing sums a decrease that is undone and an increase before it is undone")
 async def test_an_increase_beside_an_undone_decrease_is_kept(cluster: LabCluster) -> None:
     execute(cluster.nodes[0].dsn, "INSERT INTO grown VALUES (1, 10)")
     await cluster.wait_converged(DEADLINE_S)

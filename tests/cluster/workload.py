@@ -27,7 +27,7 @@ KEYS_PER_SEED = 1_000
 ITEMS, HOT_ITEMS, GENESIS_ITEMS = 36, 3, 6
 SLOTS = 8
 LABELS_PER_NODE = 6
-HITS_DECREASE = False
+HITS_DECREASE = True
 """Whether applications also decrease the grow-only counter (which is undone)."""
 
 SCHEMA: dict[str, dict[str, Column]] = {

@@ -19,8 +19,8 @@ WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $8::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, u.v2::text AS val_2, coalesce(u.m0 & $11::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::date AS val_3, u.xids, u.images
     FROM unnest($2::text::text[], $3::text::int8[], $4::text::int8[], $5::text::int8[], $6::text::text[], $7::text::text[], $9::text::int8[], $10::text::text[], $12::text::int8[], $13::text::xid[], $14::text::jsonb[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, xids, images, ord)
     WHERE u.ord BETWEEN $15::int8 AND $16::int8
-)
-INSERT INTO crdt_state.row_1 AS s (k_1, row_node, row_hlc, live_node, live_hlc, dead_node, dead_hlc, row_xmin, image, n_2, h_2, n_3, h_3)
+), up AS (
+    INSERT INTO crdt_state.row_1 AS s (k_1, row_node, row_hlc, live_node, live_hlc, dead_node, dead_hlc, row_xmin, image, n_2, h_2, n_3, h_3)
     SELECT g.k_1, CASE WHEN g.op IN ('I', 'R') THEN $1::int8::int2 ELSE 0 END::int2, CASE WHEN g.op IN ('I', 'R') THEN g.ins ELSE 0 END, CASE WHEN g.op IN ('I', 'R', 'U') THEN $1::int8::int2 ELSE 0 END::int2, CASE WHEN g.op IN ('I', 'R', 'U') THEN g.hlc ELSE 0 END, CASE WHEN g.op = 'D' THEN $1::int8::int2 END, CASE WHEN g.op = 'D' THEN g.hlc END, CASE WHEN g.op <> 'D' THEN g.xids END, g.images, CASE WHEN g.a_2 AND (g.op NOT IN ('I', 'R') OR g.h_2 <> g.ins) THEN $1::int8::int2 END, CASE WHEN g.a_2 AND (g.op NOT IN ('I', 'R') OR g.h_2 <> g.ins) THEN g.h_2 END, CASE WHEN g.a_3 AND (g.op NOT IN ('I', 'R') OR g.h_3 <> g.ins) THEN $1::int8::int2 END, CASE WHEN g.a_3 AND (g.op NOT IN ('I', 'R') OR g.h_3 <> g.ins) THEN g.h_3 END
     FROM g
     ON CONFLICT (k_1) DO UPDATE SET
@@ -38,3 +38,7 @@ INSERT INTO crdt_state.row_1 AS s (k_1, row_node, row_hlc, live_node, live_hlc, 
       n_3 = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) OR excluded.h_3 IS NOT NULL) THEN excluded.n_3 ELSE s.n_3 END,
       h_3 = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) OR excluded.h_3 IS NOT NULL) THEN excluded.h_3 ELSE s.h_3 END,
       v_3 = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) OR excluded.h_3 IS NOT NULL) AND coalesce(s.n_3, s.row_node) <> $1::int8::int2 AND coalesce(s.h_3, s.row_hlc) > 0 THEN crdt_state.vector_add(s.v_3, coalesce(s.n_3, s.row_node), coalesce(s.h_3, s.row_hlc), $1::int8::int2) ELSE s.v_3 END
+    RETURNING s.k_1, s.row_xmin, s.row_node
+)
+INSERT INTO crdt_state.rewrite (table_id, row_key)
+SELECT 1, ARRAY[up.k_1::text] FROM up WHERE up.row_xmin IS NULL AND EXISTS (SELECT FROM "public"."profile" AS t WHERE t."id" = up.k_1) RETURNING id, row_key

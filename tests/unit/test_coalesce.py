@@ -342,6 +342,37 @@ def test_deferred_keys_swapped() -> None:
     assert set(parse_array(local.changes.ops)) == {b"R"}
 
 
+def test_an_inserted_row_with_counters_is_not_deleted_in_the_same_entry() -> None:
+    """Its insert puts behind what an earlier delete had seen, which the entry of a delete does not say."""
+    plan, coalescer = simple_plan(), one_transaction(Coalescer())
+    row: list[bytes | None] = [b"1", b"a", b"10"]
+    coalescer.insert(plan, row)
+    assert coalescer.must_split(plan, row)
+    assert coalescer.must_split(plan, row, [b"2", b"a", b"10"]), "a changed key is a delete"
+    assert not coalescer.must_split(plan, row, [b"1", b"b", b"10"])
+    coalescer.take()
+    assert not coalescer.must_split(plan, row)
+    plain = RelationPlan.build(relation_of("id", "body"), TableSpec(2, "public", "p", SIMPLE.key, (column("body", 2),)))
+    coalescer.insert(plain, [b"1", b"a"])
+    assert not coalescer.must_split(plain, [b"1", b"a"]), "without counters nothing is put behind"
+
+
+def test_a_grow_only_counter_does_not_turn_within_an_entry() -> None:
+    """What it loses is undone, so it may not be set off against what it gains."""
+    spec = TableSpec(3, "public", "g", SIMPLE.key, (column("n", 2, "bigint", "g_counter"),))
+    plan, coalescer = RelationPlan.build(relation_of("id", "n"), spec), one_transaction(Coalescer())
+    coalescer.update(plan, [b"1", b"10"], [b"1", b"5"])
+    assert not coalescer.must_split(plan, [b"1", b"5"], [b"1", b"3"])
+    assert coalescer.must_split(plan, [b"1", b"5"], [b"1", b"8"])
+    assert not coalescer.must_split(plan, [b"1", b"5"], [b"1", UNCHANGED])
+    coalescer.take()
+    coalescer.update(plan, [b"1", b"5"], [b"1", b"8"])
+    assert coalescer.must_split(plan, [b"1", b"8"], [b"1", b"7"])
+    coalescer.insert(plan, [b"2", b"0"])
+    assert not coalescer.must_split(plan, [b"2", b"0"], [b"2", b"4"])
+    assert coalescer.must_split(plan, [b"2", b"4"], [b"2", b"3"])
+
+
 def test_a_touched_row_is_deleted_by_its_latest_image() -> None:
     """A column that is not replicated changes in between: still the same row, not a deferred key."""
     plan, coalescer = RelationPlan.build(relation_of("id", "body", "n", "extra"), SIMPLE), Coalescer()

@@ -72,17 +72,33 @@ def capture_statement(spec: TableSpec, shape: Shape) -> Statement:
     )
     with_rows = f"WITH g AS (\n    {rows}\n)"
     excess = [f"x_{c.attnum}" for c in spec.counters if c.attnum in shape.attnums]
-    if not excess:
+    due = []
+    if excess:
+        differs = " OR ".join([*(f"up.{name} <> 0" for name in excess), *_wrong_looks(spec, shape)])
+        due.append(f"up.row_xmin IS NOT NULL AND ({differs})")
+    if shape.full:
+        due.append(f"up.row_xmin IS NULL AND {_still_there(spec)}")
+    if not due:
         return parameters.statement(f"{with_rows}\n{upsert}")
-    differs = " OR ".join([*(f"up.{name} <> 0" for name in excess), *_wrong_looks(spec, shape)])
     key_text = ", ".join(f"up.{key}::text" for key in keys)
     returning = ", ".join(f"s.{name}" for name in [*keys, "row_xmin", "row_node", *excess])
     return parameters.statement(
         f"{with_rows}, up AS (\n    {upsert}\n    RETURNING {returning}\n)\n"
         f"INSERT INTO crdt_state.rewrite (table_id, row_key)\n"
-        f"SELECT {spec.table_id}, ARRAY[{key_text}] FROM up WHERE up.row_xmin IS NOT NULL AND ({differs}) "
+        f"SELECT {spec.table_id}, ARRAY[{key_text}] FROM up WHERE {' OR '.join(due)} "
         "RETURNING id, row_key"
     )
+
+
+def _still_there(spec: TableSpec) -> str:
+    """Whether a row that was deleted is in the user's table all the same.
+
+    A key that was inserted and deleted here before capture came by looks absent and clean to a merge, which may insert
+    a remote row meanwhile. The delete, captured afterwards, is later by its hlc and wins on every node; here the row
+    must go, too. (A local insert after the delete is not captured yet; then the rewrite finds the row alive.)
+    """
+    keys = " AND ".join(f"t.{quote(k.name)} = up.k_{k.attnum}" for k in spec.key)
+    return f"EXISTS (SELECT FROM {qualified_user_table(spec)} AS t WHERE {keys})"
 
 
 def _wrong_looks(spec: TableSpec, shape: Shape) -> list[str]:
