@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 
 from sidecar.core.pgoutput import parse_lsn
-from sidecar.errors import Action, ConfigurationError, SidecarError, action_for
+from sidecar.errors import Action, ConfigurationError, SidecarError, TransientError, action_for
 from sidecar.node.apply import Applier
 from sidecar.node.capture import Capture
 from sidecar.node.inbox import Inbox
@@ -34,6 +34,10 @@ from sidecar.settings import Settings
 
 RESTART_FIRST_S = 0.2
 """First pause before the database loops start anew; doubles up to retry_ms_max."""
+
+FIRST_ANSWER_S = 3.0
+"""A database that has never answered this process for so long is taken for a mistake in the DSN: the process says so
+and ends, and whoever supervises it starts it again. One that was there before is waited for without end."""
 
 SETTLED_S = 30.0
 """A group of loops that ran this long was healthy: its next restart does not wait long."""
@@ -61,6 +65,7 @@ class Node:
         self._pulse = Pulse()
         self._warned: set[str] = set()
         self._reader: JournalReader | None = None
+        self._served = False
         self.progress = CaptureProgress(self._nudge)
         self.status = NodeStatusSource(self.state, self._pulse, self.progress, self._inbox, self._links, self._mesh)
 
@@ -88,6 +93,7 @@ class Node:
     async def _database(self) -> None:
         """The database loops, again and again."""
         loop = asyncio.get_running_loop()
+        first = loop.time()
         failures = 0
         while True:
             started = loop.time()
@@ -96,6 +102,8 @@ class Node:
             except Exception as error:
                 if action_for(error) is Action.FATAL:
                     raise
+                if isinstance(error, TransientError) and not self._served and loop.time() - first > FIRST_ANSWER_S:
+                    raise ConfigurationError(error.message, mend=error.mend) from None
                 failures = 1 if loop.time() - started > SETTLED_S else failures + 1
                 text = error.line() if isinstance(error, SidecarError) else str(error)
                 line = " ".join(text.split()) or type(error).__name__
@@ -163,6 +171,7 @@ class Node:
                 resync=self._links.resync,
             )
             self._links.ready.set()
+            self._served = True
             self._pulse.restart(asyncio.get_running_loop().time())
             self._pulse.capture_state = "streaming"
             self._pulse.capture_error = self._pulse.database_error = None
