@@ -224,3 +224,15 @@ async def test_nothing_is_left_of_a_merge_that_fails_halfway(nodes: list[Harness
     spec = a.table("doc")
     assert await a.value(f"SELECT count(*) FROM crdt_state.row_{spec.table_id} WHERE live_node = 2") == 0
     assert await a.value("SELECT count(*) FROM crdt_state.clock WHERE node = 2") == 0
+
+
+async def test_a_local_insert_and_delete_slip_under_a_remote_insert(nodes: list[HarnessNode]) -> None:
+    """A row that comes and goes leaves nothing that the merge could find dirty; capture must notice afterwards."""
+    a, b = nodes
+    change_set = await remote(b, "INSERT INTO doc VALUES (60, 'remote', 'r', 5)")
+    a.hold_capture()
+    await a.sql("INSERT INTO doc VALUES (60, 'local', 'l', 7)")
+    await a.sql("DELETE FROM doc WHERE id = 60")
+    await a.try_merge(change_set)
+    await a.release_capture()
+    await converged(nodes, "doc")

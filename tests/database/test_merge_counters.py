@@ -214,3 +214,13 @@ async def test_increments_of_a_dead_row_are_there_when_it_revives(nodes: list[Ha
     assert await shown(nodes, "amount, small") == (111, 32767)
     await write(a, "UPDATE stock SET small = small - 100 WHERE id = 1")
     assert await shown(nodes, "small") == (32668,)
+
+
+async def test_a_decrease_and_an_increase_in_one_change_set(nodes: list[HarnessNode]) -> None:
+    """Whether transactions are coalesced must not change what a grow-only counter counts."""
+    a, _, _ = nodes
+    a.hold_capture()
+    await a.sql("UPDATE stock SET views = views + 5 WHERE id = 1")
+    await a.sql("UPDATE stock SET views = views - 3 WHERE id = 1")
+    await a.release_capture()
+    assert await shown(nodes, "views") == (15,)
