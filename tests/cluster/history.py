@@ -79,6 +79,8 @@ def operations(
         assert node == transaction.node, "a transaction belongs to the node its client was connected to"
         seen = journals[node].context_of(hlc)
         for order, change in enumerate(transaction.changes):
+            if change.kind == "update" and not change.assigned and not any(change.deltas.values()):
+                continue  # a write that leaves every value unchanged is not a write; it is never shipped
             out.append(
                 Operation(node, hlc, change.kind, change.table, change.key, change.assigned, change.deltas, seen, order)  # type: ignore[arg-type]
             )

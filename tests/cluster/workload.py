@@ -8,6 +8,7 @@ the marker's presence tells whether a transaction without an answer committed, i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import uuid
 from collections import Counter
@@ -201,7 +202,8 @@ class Workload:
                 # Other clients of the same node and the merge may insert the key that was just found missing.
                 self.refused[type(error).__name__] += 1
                 assert connection is not None
-                await connection.rollback()
+                with contextlib.suppress(psycopg.OperationalError, psycopg.InterfaceError):
+                    await connection.rollback()  # a server that was killed meanwhile shows with the next statement
             except (psycopg.OperationalError, psycopg.InterfaceError):
                 if connection is not None:
                     await connection.close()
