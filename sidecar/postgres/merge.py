@@ -30,6 +30,7 @@ from sidecar.core.merge.combine import combine
 from sidecar.core.merge.quarantine import quarantine_statement
 from sidecar.core.merge.shapes import Shapes
 from sidecar.core.merge.staging import Argument, Shape, Statement, bind, full_shape
+from sidecar.core.merge.unique import parked_columns, unpark_statement
 from sidecar.core.pgoutput import parse_lsn, record_end
 from sidecar.errors import ApplyError, DirtyRowsError, HeldError, ProtocolError, TransientError
 from sidecar.postgres.session import Session
@@ -333,6 +334,8 @@ class Merger:
         }
         try:
             row = (await self._run(self._statement(unit.spec, shape), unit, others))[0]
+            if shape.reinsert and parked_columns(unit.spec):
+                await self._run(unpark_statement(unit.spec, shape), unit, others)
         except asyncpg.UniqueViolationError as error:
             raise _unique_violation(error, unit) from None
         if row["dirty"]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
-from node_harness import HarnessNode, cluster, converged, open_node
+from node_harness import HarnessNode, cluster, converged, open_node, settle
+
+from sidecar.lab.waiting import wait_until
 
 SWAPS = """
 CREATE TABLE swap (id int PRIMARY KEY, u int NOT NULL UNIQUE, v text);
@@ -234,3 +238,47 @@ async def test_keys_of_other_types(postgres_server) -> None:  # type: ignore[no-
         await transaction(b, "UPDATE keyed SET n = 2")
         [rows] = await converged([a, b], "keyed")
         assert rows == ['("ab  ",2024-02-29,"so so",2.00,1,w)']
+
+
+async def test_an_application_that_waits_for_a_swapped_row_finds_it(
+    postgres_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows whose unique values move stay where they are: taken out and put back, a waiting UPDATE would miss them."""
+    schema = """
+    CREATE TABLE seats (id int PRIMARY KEY, u int UNIQUE, v text);
+    COMMENT ON TABLE seats IS '@crdt';
+    """
+    async with cluster(postgres_server, 2, schema) as nodes:
+        a, b = nodes
+        await a.sql("INSERT INTO seats VALUES (1, 1, 'x'), (2, 2, 'y')")
+        await settle(nodes)
+        async with a.app.transaction():
+            await a.sql("UPDATE seats SET u = NULL WHERE id = 1")
+            await a.sql("UPDATE seats SET u = 1 WHERE id = 2")
+            await a.sql("UPDATE seats SET u = 2 WHERE id = 1")
+        await a.captured()
+        commit, reached, go_on = b.merge_session.commit, asyncio.Event(), asyncio.Event()
+
+        async def late_commit() -> None:
+            reached.set()
+            await go_on.wait()
+            await commit()
+
+        monkeypatch.setattr(b.merge_session, "commit", late_commit)
+        merging = asyncio.create_task(b.merge((await a.sets())[-1]))
+        await reached.wait()
+        waiting = asyncio.create_task(b.sql("UPDATE seats SET v = 'local' WHERE id = 1"))
+        await wait_until(lambda: _blocked(b), 10, "the application waits for the merge")
+        go_on.set()
+        await merging
+        assert await waiting == "UPDATE 1"
+        assert await b.rows("SELECT * FROM seats ORDER BY id") == [(1, 2, "local"), (2, 1, "y")]
+
+
+async def _blocked(node: HarnessNode) -> bool:
+    """Whether somebody waits for a lock; asked on a session of its own."""
+    connection = await asyncpg.connect(node.dsn)
+    try:
+        return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+    finally:
+        await connection.close()

@@ -61,17 +61,17 @@ WITH g AS (
       (j.a_3 AND (j.h_3, j.origin) >= (j.sh_3, j.sn_3::int8)) AS win_3
       FROM j) AS v) AS q
 ), del AS (
-    DELETE FROM "public"."profile" AS t USING p WHERE p.act IN ('D', 'X') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+    DELETE FROM "public"."profile" AS t USING p WHERE act IN ('D') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 ), upd AS (
-    UPDATE "public"."profile" AS t SET "name" = CASE WHEN p.win_2 THEN p.val_2 ELSE t."name" END,
+    UPDATE "public"."profile" AS t SET "name" = CASE WHEN p.act = 'X' AND p.win_2 THEN NULL ELSE CASE WHEN p.win_2 THEN p.val_2 ELSE t."name" END END,
       "born" = CASE WHEN p.win_3 THEN p.val_3 ELSE t."born" END
-    FROM p WHERE p.act = 'U' AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+    FROM p WHERE act IN ('U', 'X') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 ), ins AS (
     INSERT INTO "public"."profile" ("id", "name", "born") OVERRIDING SYSTEM VALUE
     SELECT p.k_1,
       CASE WHEN p.act = 'X' THEN CASE WHEN p.win_2 THEN p.val_2 ELSE p.old_2 END ELSE CASE WHEN p.win_2 THEN p.val_2 ELSE (p.image ->> 'name')::text END END,
       CASE WHEN p.act = 'X' THEN CASE WHEN p.win_3 THEN p.val_3 ELSE p.old_3 END ELSE CASE WHEN p.win_3 THEN p.val_3 ELSE (p.image ->> 'born')::date END END
-    FROM p WHERE p.act IN ('I', 'X') AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+    FROM p WHERE act IN ('I') AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 ), st_upd AS (
     UPDATE crdt_state.row_1 AS s SET row_node = p.rv_node::int2,
       row_hlc = p.rv_hlc,
@@ -129,9 +129,9 @@ WITH g AS (
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM st_upd) AS st_upd, (SELECT count(*) FROM st_ins) AS st_ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
   n.staged, n.planned_del, n.planned_upd, n.planned_ins, n.dirty, n.dirty_xmin
-FROM (SELECT count(*) AS staged, count(*) FILTER (WHERE act IN ('D', 'X')) AS planned_del,
-    count(*) FILTER (WHERE act = 'U') AS planned_upd,
-    count(*) FILTER (WHERE act IN ('I', 'X')) AS planned_ins,
+FROM (SELECT count(*) AS staged, count(*) FILTER (WHERE act IN ('D')) AS planned_del,
+    count(*) FILTER (WHERE act IN ('U', 'X')) AS planned_upd,
+    count(*) FILTER (WHERE act IN ('I')) AS planned_ins,
     array_agg(ord ORDER BY ord) FILTER (WHERE dirty) AS dirty,
     array_agg(coalesce(t_xmin::text, '') ORDER BY ord) FILTER (WHERE dirty) AS dirty_xmin
   FROM p) AS n

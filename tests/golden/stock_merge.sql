@@ -74,13 +74,13 @@ WITH g AS (
       ((j.present OR j.image ? 'price') AND j.s_row_node = 0 AND j.op NOT IN ('I', 'R') AND NOT j.a_7 AND NOT EXISTS (SELECT FROM crdt_state.counter_2 AS c WHERE c.k_2 = j.k_2 AND c.k_1 = j.k_1 AND c.attnum = 7 AND c.node <> 0)) AS keep_7
       FROM j) AS v) AS q
 ), del AS (
-    DELETE FROM "Shop's"."the ""stock""" AS t USING p WHERE p.act IN ('D', 'X') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+    DELETE FROM "Shop's"."the ""stock""" AS t USING p WHERE act IN ('D', 'X') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 ), upd AS (
     UPDATE "Shop's"."the ""stock""" AS t SET "label" = CASE WHEN p.win_3 THEN p.val_3 ELSE t."label" END,
       "amount" = least(greatest(p.true_4, -2147483648), 2147483647)::integer,
       "views" = least(greatest(p.true_5, -9223372036854775808), 9223372036854775807)::bigint,
       "price" = CASE WHEN p.keep_7 THEN CASE WHEN p.present THEN p.old_7 ELSE (p.image ->> 'price')::numeric(10,2) END ELSE least(greatest(p.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) END
-    FROM p WHERE p.act = 'U' AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+    FROM p WHERE act IN ('U') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 ), ins AS (
     INSERT INTO "Shop's"."the ""stock""" ("region", "id", "label", "amount", "views", "price") OVERRIDING SYSTEM VALUE
     SELECT p.k_2,
@@ -89,7 +89,7 @@ WITH g AS (
       least(greatest(p.true_4, -2147483648), 2147483647)::integer,
       least(greatest(p.true_5, -9223372036854775808), 9223372036854775807)::bigint,
       CASE WHEN p.keep_7 THEN CASE WHEN p.present THEN p.old_7 ELSE (p.image ->> 'price')::numeric(10,2) END ELSE least(greatest(p.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) END
-    FROM p WHERE p.act IN ('I', 'X') AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+    FROM p WHERE act IN ('I', 'X') AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
 ), st_upd AS (
     UPDATE crdt_state.row_2 AS s SET row_node = p.rv_node::int2,
       row_hlc = p.rv_hlc,
@@ -150,7 +150,7 @@ WITH g AS (
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM st_upd) AS st_upd, (SELECT count(*) FROM st_ins) AS st_ins, (SELECT count(*) FROM counted) AS counted, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
   n.staged, n.planned_del, n.planned_upd, n.planned_ins, n.dirty, n.dirty_xmin
 FROM (SELECT count(*) AS staged, count(*) FILTER (WHERE act IN ('D', 'X')) AS planned_del,
-    count(*) FILTER (WHERE act = 'U') AS planned_upd,
+    count(*) FILTER (WHERE act IN ('U')) AS planned_upd,
     count(*) FILTER (WHERE act IN ('I', 'X')) AS planned_ins,
     array_agg(ord ORDER BY ord) FILTER (WHERE dirty) AS dirty,
     array_agg(coalesce(t_xmin::text, '') ORDER BY ord) FILTER (WHERE dirty) AS dirty_xmin

@@ -17,7 +17,8 @@ from __future__ import annotations
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.merge import counters, registers
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged, staged_keys
-from sidecar.core.merge.state_tables import counter_table, qualified_user_table, row_table
+from sidecar.core.merge.state_tables import counter_table, key_match, qualified_user_table, row_table
+from sidecar.core.merge.unique import parked_columns
 
 # jsonb_build_object takes at most 100 arguments (FUNC_MAX_ARGS), two per column.
 IMAGE_COLUMNS_PER_CALL = 45
@@ -31,13 +32,6 @@ DIRTY = (
     " ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node))"
     " OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END"
 )
-
-
-def key_match(spec: TableSpec, row: str, state: str = "s", user: str = "t") -> tuple[str, str]:
-    """The join conditions staged row - row state and staged row - user row."""
-    on_state = " AND ".join(f"{state}.k_{c.attnum} = {row}.k_{c.attnum}" for c in spec.key)
-    on_user = " AND ".join(f"{user}.{quote(c.name)} = {row}.k_{c.attnum}" for c in spec.key)
-    return on_state, on_user
 
 
 def row_key_json(spec: TableSpec, row: str = "p") -> str:
@@ -57,6 +51,10 @@ class _Merge:
         self.contexts = self.parameters.numbers("contexts")
         self.registers = [c for c in spec.registers if c.attnum in shape.attnums]
         self.carried_counters = [c for c in spec.counters if c.attnum in shape.attnums]
+        self.parked = parked_columns(spec) if shape.reinsert else ()
+        self.in_place = ("U", "X") if self.parked else ("U",)
+        self.taken_out = ("D",) if self.parked else ("D", "X")
+        self.put_in = ("I",) if self.parked else ("I", "X")
 
     def covered(self, row: str, hlc: str, node: str) -> str:
         """Whether the context of the incoming change in ``row`` covers a dot of the row state."""
@@ -167,16 +165,20 @@ class _Merge:
         table = qualified_user_table(self.spec)
         same_row = "t.ctid = p.t_ctid AND t.xmin = p.t_xmin"
         out = [
-            ("del", f"DELETE FROM {table} AS t USING p WHERE p.act IN ('D', 'X') AND {same_row} AND {GO} RETURNING 1")
+            (
+                "del",
+                f"DELETE FROM {table} AS t USING p WHERE {_acts(self.taken_out)} AND {same_row} AND {GO} RETURNING 1",
+            )
         ]
-        assignments = [f"{quote(c.name)} = {registers.new_value(c)}" for c in self.registers]
+        assignments = [f"{quote(c.name)} = {self._updated(c)}" for c in self.registers]
         assignments += [f"{quote(c.name)} = {counters.new_value(c, 'p')}" for c in self.spec.counters]
         if assignments:
             sets = _list(assignments)
             out.append(
                 (
                     "upd",
-                    f"UPDATE {table} AS t SET {sets}\n    FROM p WHERE p.act = 'U' AND {same_row} AND {GO} RETURNING 1",
+                    f"UPDATE {table} AS t SET {sets}\n    FROM p WHERE {_acts(self.in_place)}"
+                    f" AND {same_row} AND {GO} RETURNING 1",
                 )
             )
         names = ", ".join(quote(c.name) for c in (*self.spec.key, *self.spec.columns))
@@ -185,10 +187,16 @@ class _Merge:
             (
                 "ins",
                 f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE\n    SELECT {_list(values)}\n"
-                f"    FROM p WHERE p.act IN ('I', 'X') AND {GO} RETURNING 1",
+                f"    FROM p WHERE {_acts(self.put_in)} AND {GO} RETURNING 1",
             )
         )
         return out
+
+    def _updated(self, column: ColumnSpec) -> str:
+        value = registers.new_value(column)
+        if column not in self.parked:
+            return value
+        return f"CASE WHEN p.act = 'X' AND p.win_{column.attnum} THEN NULL ELSE {value} END"
 
     def _inserted(self, column: ColumnSpec) -> str:
         if column.is_counter:
@@ -291,9 +299,9 @@ class _Merge:
         return (
             f"SELECT {counts},\n"
             "  n.staged, n.planned_del, n.planned_upd, n.planned_ins, n.dirty, n.dirty_xmin\n"
-            "FROM (SELECT count(*) AS staged, count(*) FILTER (WHERE act IN ('D', 'X')) AS planned_del,\n"
-            "    count(*) FILTER (WHERE act = 'U') AS planned_upd,\n"
-            "    count(*) FILTER (WHERE act IN ('I', 'X')) AS planned_ins,\n"
+            f"FROM (SELECT count(*) AS staged, count(*) FILTER (WHERE {_acts(self.taken_out)}) AS planned_del,\n"
+            f"    count(*) FILTER (WHERE {_acts(self.in_place)}) AS planned_upd,\n"
+            f"    count(*) FILTER (WHERE {_acts(self.put_in)}) AS planned_ins,\n"
             "    array_agg(ord ORDER BY ord) FILTER (WHERE dirty) AS dirty,\n"
             "    array_agg(coalesce(t_xmin::text, '') ORDER BY ord) FILTER (WHERE dirty) AS dirty_xmin\n"
             "  FROM p) AS n"
@@ -318,6 +326,10 @@ class _Merge:
 
 # Evaluated once per statement part (InitPlan): nothing is written when any staged row is dirty.
 GO = "(SELECT NOT coalesce(bool_or(dirty), false) FROM p)"
+
+
+def _acts(acts: tuple[str, ...]) -> str:
+    return f"act IN ({', '.join(quote_literal(act) for act in acts)})"
 
 
 def _list(items: list[str]) -> str:

@@ -103,3 +103,10 @@ def add_column_ddl(spec: TableSpec, column: ColumnSpec) -> list[str]:
 def qualified_user_table(spec: TableSpec) -> str:
     """The user's table, quoted."""
     return f"{quote(spec.schema)}.{quote(spec.name)}"
+
+
+def key_match(spec: TableSpec, row: str, state: str = "s", user: str = "t") -> tuple[str, str]:
+    """The join conditions staged row - row state and staged row - user row."""
+    on_state = " AND ".join(f"{state}.k_{c.attnum} = {row}.k_{c.attnum}" for c in spec.key)
+    on_user = " AND ".join(f"{user}.{quote(c.name)} = {row}.k_{c.attnum}" for c in spec.key)
+    return on_state, on_user
