@@ -24,9 +24,11 @@ CREATE TABLE crdt_state.position (
 );
 
 -- This node's clock: everything of node n up to hlc is durably merged here. Its own row is the journal's end.
+-- change_hlc: the end of the last change set merged; hlc also rises with heartbeats.
 CREATE TABLE crdt_state.clock (
     node       int2 PRIMARY KEY,
-    hlc        int8 NOT NULL
+    hlc        int8 NOT NULL,
+    change_hlc int8 NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 
 -- The other nodes. acknowledged: how far the peer has durably merged this node's changes. The rest is the link as last seen.

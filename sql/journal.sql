@@ -1,12 +1,15 @@
 -- name: read_node
 -- This node and where it stands: one row, none before init.
 SELECT n.id, n.name, n.cluster, n.hlc, p.slot, p.lsn::text AS lsn, p.to_hlc,
-       coalesce((SELECT max(seq) FROM crdt_state.journal), 0) AS seq
+       greatest(coalesce((SELECT max(seq) FROM crdt_state.journal), 0), coalesce((
+           SELECT max(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''?(\d+)')::int8) - 1
+           FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+           WHERE i.inhparent = 'crdt_state.journal'::regclass), 0)) AS seq
 FROM crdt_state.node AS n, crdt_state.position AS p;
 
 -- name: read_clock
 -- This node's clock.
-SELECT node, hlc FROM crdt_state.clock;
+SELECT node, hlc, change_hlc FROM crdt_state.clock;
 
 -- name: insert_part
 -- One part of a change set.
@@ -37,10 +40,13 @@ INSERT INTO crdt_state.clock AS c (node, hlc) VALUES ($3::int2, $2::int8)
 ON CONFLICT (node) DO UPDATE SET hlc = greatest(c.hlc, excluded.hlc);
 
 -- name: advance_clock
--- A merged interval (from, to] of an origin: touches one row, or none when it does not fit (gap or duplicate).
-INSERT INTO crdt_state.clock AS c (node, hlc)
-SELECT $1::int2, $3::int8 WHERE $2::int8 <= 0 OR EXISTS (SELECT FROM crdt_state.clock WHERE node = $1::int2)
-ON CONFLICT (node) DO UPDATE SET hlc = excluded.hlc WHERE c.hlc >= $2 AND c.hlc < $3
+-- A merged interval (from, to] of an origin: touches one row, or none when it does not fit (gap or duplicate). $4 is its
+-- end, or 0 when nothing was committed in it (a heartbeat).
+INSERT INTO crdt_state.clock AS c (node, hlc, change_hlc)
+SELECT $1::int2, $3::int8, $4::int8
+WHERE $2::int8 <= 0 OR EXISTS (SELECT FROM crdt_state.clock WHERE node = $1::int2)
+ON CONFLICT (node) DO UPDATE SET hlc = excluded.hlc, change_hlc = greatest(c.change_hlc, excluded.change_hlc)
+WHERE c.hlc >= $2 AND c.hlc < $3
 RETURNING hlc;
 
 -- name: read_parts
@@ -100,6 +106,14 @@ SELECT id, table_id, row_key FROM crdt_state.rewrite ORDER BY id LIMIT $1;
 -- name: forget_rewrites
 -- Rewrites that are done.
 DELETE FROM crdt_state.rewrite WHERE id = ANY ($1::int8[]);
+
+-- name: give_up_rewrite
+-- A rewrite that cannot apply, from the queue into the quarantine.
+WITH gone AS (DELETE FROM crdt_state.rewrite WHERE id = $1 RETURNING table_id, row_key)
+INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, sqlstate, reason)
+SELECT $2::int2, 0, 0, t.schema_name || '.' || t.table_name, to_jsonb(g.row_key), $3::text,
+       'the merged value cannot be shown: ' || $4::text
+FROM gone AS g JOIN crdt_state.replicated_table AS t USING (table_id);
 
 -- name: trim_conflicts
 -- Conflict records beyond the age in days or the number of rows: the oldest go.

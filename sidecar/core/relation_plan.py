@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
@@ -52,15 +52,17 @@ class RelationPlan:
 
     @classmethod
     def build(cls, relation: Relation, spec: TableSpec) -> RelationPlan:
-        """Map by name. Columns of the relation that the specification does not know are ignored;
-        :class:`SchemaError` when one of the specification is missing."""
+        """Map by name. Columns that only one of the two has are left out; :class:`SchemaError` when one of the key is
+        missing. ``plan.spec`` has the columns that both have."""
         place = {column.name: position for position, column in enumerate(relation.columns)}
-        missing = [c.name for c in (*spec.key, *spec.columns) if c.name not in place]
+        missing = [c.name for c in spec.key if c.name not in place]
         if missing:
             raise SchemaError(
                 f"{spec.qualified}: column {missing[0]!r} is not in the replication stream",
                 mend="run sidecar init, which reads the table's columns again and publishes all of them",
             )
+        # Changes are described as the table was when they were made: columns added or renamed since are not in them.
+        spec = replace(spec, columns=tuple(c for c in spec.columns if c.name in place))
         key_positions = tuple(place[c.name] for c in spec.key)
         return cls(
             spec=spec,

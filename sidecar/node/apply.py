@@ -196,6 +196,7 @@ class Applier:
         # First the whole clock: the next local change set must name everything that its transactions could see.
         for received in sets:
             state.advance(received.header.origin, received.header.to_hlc)
+            state.context[received.header.origin] = received.header.to_hlc
         for received in sets:
             origin = received.header.origin
             queue = self._inbox.heads()[origin]

@@ -27,7 +27,7 @@ from sidecar.core.pgoutput import (
     decode,
     unix_ms,
 )
-from sidecar.errors import SchemaError
+from sidecar.errors import HeldError, SchemaError
 from sidecar.node.pulse import Pulse
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.postgres.admin import ECHO_PREFIX
@@ -99,6 +99,9 @@ class Capture:
                     await self._split()
                 await self._report_truncated()
                 self._advance()
+        except SchemaError as error:
+            # Somebody's schema change is no reason to end the process; it goes on once it is mended.
+            raise HeldError(error.message, mend=error.mend) from None
         finally:
             if self._flushing is not None:
                 self._flushing.cancel()
@@ -209,7 +212,7 @@ class Capture:
         name = f"{relation.schema}.{relation.name}"
         spec = self._state.tables.get(name)
         known = {c.name for c in (*spec.key, *spec.columns)} if spec else set()
-        if spec is None or any(column.name not in known for column in relation.columns):
+        if spec is None or known != {column.name for column in relation.columns}:
             await self._refresh_tables()
             spec = self._state.tables.get(name)
         if spec is None:
@@ -300,7 +303,7 @@ class Capture:
             origin=state.node_id,
             from_hlc=state.clock.get(state.node_id, 0),
             to_hlc=taken.hlc,
-            context=dict(state.clock),
+            context=dict(state.context),
             part=part,
             last=last,
             transactions=taken.transactions,

@@ -135,6 +135,10 @@ class NodeLinks:
         for entry in self._open.values():
             entry.link.send_ack(self._state.clock)
 
+    def linked(self) -> set[str]:
+        """The peers with an open link."""
+        return {self.names[peer_id] for peer_id in self._open}
+
     def resync(self, origin: int) -> None:
         """Make a peer send again from what is merged here: a new link starts at the clock of its hello."""
         entry = self._open.get(origin)

@@ -220,6 +220,7 @@ class Node:
             )
         state.clock.clear()
         state.clock.update(start.clock)
+        state.context = dict(start.context)
         state.hlc.observe(max([start.hlc, start.to_hlc, *start.clock.values()]))
         self.progress.restart(parse_lsn(start.lsn))
         self._tail.start(start.seq)

@@ -11,12 +11,18 @@ from sidecar.core.catalog import TableSpec
 from sidecar.core.changes import TOUCH, ChangeSetHeader, TableChanges
 from sidecar.errors import Action, DirtyRowsError, action_for
 from sidecar.node.state import NodeState
-from sidecar.postgres.merge import Merger, MergeSet
+from sidecar.postgres.merge import Merger, MergeSet, is_row_error
 
 REWRITES_PER_TRANSACTION = 500
 """Queued rows taken at a time; they are few, and their locks should be held shortly."""
 
 CAPTURE_WAIT_S = 5.0
+
+RETRY_PAUSE_S = 0.01
+"""Pause after a failed batch: local transactions that hold the rows mostly end within it."""
+
+Rewrite = tuple[int, int, list[str]]
+"""A queued rewrite: id, table id, key as text."""
 
 
 def touch(spec: TableSpec, keys: list[list[str]]) -> TableChanges:
@@ -40,10 +46,25 @@ def touch(spec: TableSpec, keys: list[list[str]]) -> TableChanges:
 
 
 async def rewrite_rows(state: NodeState, merger: Merger) -> None:
-    """Take one batch from the queue and merge it; what fails is tried with the next turn."""
+    """Take one batch from the queue and merge it. A row that cannot show its merged value (a CHECK, a trigger) is put
+    into quarantine with its reason; what fails otherwise is tried with the next turn."""
     queued = await merger.read_rewrites(REWRITES_PER_TRANSACTION)
     if not queued:
         return
+    try:
+        await merger.wait_for_capture(CAPTURE_WAIT_S)
+        await _rewrite(state, merger, queued)
+    except Exception as error:
+        if is_row_error(error):
+            for entry in queued:
+                await _rewrite_alone(state, merger, entry)
+        elif not _again(state, error):
+            raise
+        await asyncio.sleep(RETRY_PAUSE_S)
+    state.rewrites_due.set()
+
+
+async def _rewrite(state: NodeState, merger: Merger, queued: list[Rewrite]) -> None:
     by_table: dict[int, dict[tuple[str, ...], None]] = {}
     for _, table_id, key in queued:
         by_table.setdefault(table_id, {})[tuple(key)] = None
@@ -53,16 +74,26 @@ async def rewrite_rows(state: NodeState, merger: Merger) -> None:
         if (spec := state.tables_by_id.get(table_id)) is not None
     ]
     header = ChangeSetHeader(origin=state.node_id, from_hlc=0, to_hlc=0, context={})
-    merge_set = MergeSet(header, lambda: iter(touched), state.tables)
-    ids = [row[0] for row in queued]
+    await merger.rewrite(MergeSet(header, lambda: iter(touched), state.tables), [entry[0] for entry in queued])
+
+
+async def _rewrite_alone(state: NodeState, merger: Merger, entry: Rewrite) -> None:
     try:
-        await merger.wait_for_capture(CAPTURE_WAIT_S)
-        await merger.rewrite(merge_set, ids)
-    except DirtyRowsError:
-        state.counters.retry("dirty_rows")
+        await _rewrite(state, merger, [entry])
     except Exception as error:
-        if action_for(error) is not Action.RETRY_NOW:
+        if is_row_error(error):
+            await merger.give_up_rewrite(entry[0], state.node_id, error)
+            state.counters.quarantined_rows += 1
+        elif not _again(state, error):
             raise
+
+
+def _again(state: NodeState, error: Exception) -> bool:
+    """Whether the next turn may succeed; counts the cause."""
+    if isinstance(error, DirtyRowsError):
+        state.counters.retry("dirty_rows")
+    elif action_for(error) is Action.RETRY_NOW:
         state.counters.retry("lock_timeout")
-        await asyncio.sleep(0.01)
-    state.rewrites_due.set()
+    else:
+        return False
+    return True

@@ -85,12 +85,7 @@ class Shipper:
     async def run(self, acknowledged: int) -> None:
         """``acknowledged``: how far the peer's clock covers this node. Returns or raises when the link ends."""
         self._seq, dropped_hlc = await self._reader.position_of(acknowledged)
-        if acknowledged < dropped_hlc:
-            # The journal's bound was reached while the peer was away: never skipped silently (invariant 3).
-            peer = self._link.peer_name
-            line = f"{peer} needs changes that are no longer in this journal; make it anew, see docs/operations.md"
-            self._state.problem(f"journal {self._link.peer_name}", line)
-            self._link.close(line)
+        if self._lost(acknowledged, dropped_hlc):
             return
         self._state.problem(f"journal {self._link.peer_name}", None)
         self.sent_hlc = acknowledged
@@ -101,6 +96,9 @@ class Shipper:
             from_journal = parts is None
             if parts is None:
                 parts = await self._reader.parts_after(self._seq, self._part, READ_PARTS)
+                # The bound may have been reached while this link was behind.
+                if self._lost(self.sent_hlc, (await self._reader.position_of(self.sent_hlc))[1]):
+                    return
             for seq, part in parts:
                 await self._link.send_part(self._joined(part))
                 self._seq = seq
@@ -114,6 +112,16 @@ class Shipper:
                 self._seq = max(self._seq, newest)
                 self._part = WHOLE
             await self._wait()
+
+    def _lost(self, has_hlc: int, dropped_hlc: int) -> bool:
+        """Whether the journal's bound took changes that the peer does not have: never passed over (invariant 3)."""
+        if has_hlc >= dropped_hlc:
+            return False
+        peer = self._link.peer_name
+        line = f"{peer} needs changes that are no longer in this journal; make it anew, see docs/operations.md"
+        self._state.problem(f"journal {peer}", line)
+        self._link.close(line)
+        return True
 
     def _joined(self, part: ChangeSetPart) -> ChangeSetPart:
         """The part, reaching back to what the link was sent before: nothing was committed in between, but the peer may

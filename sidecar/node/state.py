@@ -38,6 +38,9 @@ class NodeState:
         self.node_id = settings.node.id
         self.clock_skew_ms = settings.lab.clock_skew_ms
         self.clock: dict[int, int] = {}
+        # What local changes may depend on: per origin the end of the last change set merged. Not the clock, which also
+        # rises with heartbeats: a third node may never hear of such a point, and would wait for it.
+        self.context: dict[int, int] = {}
         self.hlc = HybridClock()
         self.writer_lock = asyncio.Lock()
         self.tables: dict[str, TableSpec] = {}

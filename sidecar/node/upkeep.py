@@ -76,8 +76,10 @@ async def peers_loop(state: NodeState, reader: JournalReader, links: NodeLinks, 
 async def _trim(state: NodeState, reader: JournalReader, links: NodeLinks) -> None:
     limits = state.settings.limits
     by_name = {name: links.acknowledged_hlc.get(peer_id, 0) for peer_id, name in links.names.items()}
-    # A configured peer that was never seen has acknowledged nothing; one that only dials counts once it was seen.
-    slowest = min([by_name.get(peer.name, 0) for peer in state.settings.peers] + list(by_name.values()), default=0)
+    # A configured peer that was never seen has acknowledged nothing. One that only dials counts while it is linked; on
+    # a node that is only dialled, every peer that was ever seen does.
+    names = {peer.name for peer in state.settings.peers} | links.linked() if state.settings.peers else set(by_name)
+    slowest = min((by_name.get(name, 0) for name in names), default=0)
     state.journal_bytes, lost = await reader.trim(slowest, limits.journal_bytes_max)
     for name in lost:
         state.problem(

@@ -4,12 +4,14 @@ partitions once every peer has acknowledged them."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import asyncpg
 import msgspec
 
 from sidecar.core.arrays import text_array
@@ -24,6 +26,9 @@ from sidecar.errors import FatalError
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
 
+DROP_LOCK_TIMEOUT_MS = 100
+"""A partition that is being read is dropped with a later round."""
+
 
 @dataclass(frozen=True, slots=True)
 class JournalStart:
@@ -36,6 +41,7 @@ class JournalStart:
     to_hlc: int
     seq: int
     clock: dict[int, int]
+    context: dict[int, int]
 
 
 class JournalWriter:
@@ -57,9 +63,11 @@ class JournalWriter:
         row = await connection.fetchrow(self._sql["read_node"])
         if row is None:
             raise FatalError("this database is not initialised", mend="run sidecar init")
-        clock = {r["node"]: r["hlc"] for r in await connection.fetch(self._sql["read_clock"])}
+        rows = await connection.fetch(self._sql["read_clock"])
+        clock = {r["node"]: r["hlc"] for r in rows}
+        context = {r["node"]: r["change_hlc"] for r in rows if r["change_hlc"]}
         self.seq = row["seq"]
-        return JournalStart(row["id"], row["hlc"], row["slot"], row["lsn"], row["to_hlc"], row["seq"], clock)
+        return JournalStart(row["id"], row["hlc"], row["slot"], row["lsn"], row["to_hlc"], row["seq"], clock, context)
 
     @asynccontextmanager
     async def change_set(self) -> AsyncIterator[None]:
@@ -191,6 +199,23 @@ class JournalWriter:
         self._partitions.add(number)
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _uninterrupted(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let a call on the shared session come to its end when its caller is cancelled (a link that ends, a wait that is
+    over): a query cut off halfway would spoil the session for everybody."""
+
+    @functools.wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.ensure_future(method(*args, **kwargs))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    return call
+
+
 class JournalReader:
     """Reads parts for links that are behind, and trims; on a session of its own."""
 
@@ -199,16 +224,19 @@ class JournalReader:
         self._lock = asyncio.Lock()
         self._sql = load("journal")
 
+    @_uninterrupted
     async def log_end(self) -> int:
         """The end of the log: everything committed so far lies before it."""
         async with self._lock:
             return record_end(parse_lsn(str(await self._session.connection.fetchval(self._sql["insert_lsn"]))))
 
+    @_uninterrupted
     async def nudge(self) -> None:
         """Write and flush a little log: what was committed asynchronously before it can be decoded then."""
         async with self._lock:
             await self._session.connection.execute(self._sql["nudge"])
 
+    @_uninterrupted
     async def store_peer(
         self,
         peer_id: int,
@@ -236,17 +264,20 @@ class JournalReader:
                 last_error,
             )
 
+    @_uninterrupted
     async def known_peers(self) -> list[tuple[int, str, int]]:
         """Id, name and acknowledged hlc of every peer that was ever linked."""
         async with self._lock:
             rows = await self._session.connection.fetch(self._sql["read_peers"])
         return [(row["id"], row["name"], row["acknowledged"]) for row in rows]
 
+    @_uninterrupted
     async def trim_conflicts(self, age_days: int, rows_max: int) -> None:
         """Drop conflict records beyond the age or the number."""
         async with self._lock, self._session.own_transaction():
             await self._session.connection.execute(self._sql["trim_conflicts"], age_days, rows_max)
 
+    @_uninterrupted
     async def position_of(self, acknowledged: int) -> tuple[int, int]:
         """For a peer that has everything up to hlc ``acknowledged``: the seq it has last, and the hlc up to which the
         journal was dropped. A peer below that hlc has lost changes."""
@@ -255,6 +286,7 @@ class JournalReader:
         assert row is not None, "a SELECT without FROM returns one row"
         return row["seq"], row["dropped_hlc"]
 
+    @_uninterrupted
     async def parts_after(self, seq: int, part: int, limit: int) -> list[tuple[int, ChangeSetPart]]:
         """The next parts in order, with their seq."""
         async with self._lock:
@@ -267,6 +299,7 @@ class JournalReader:
             for row in rows
         ]
 
+    @_uninterrupted
     async def trim(self, acknowledged: int, bytes_max: int) -> tuple[int, list[str]]:
         """Drop partitions that every peer has merged up to hlc ``acknowledged``, and the oldest beyond ``bytes_max``.
 
@@ -288,10 +321,19 @@ class JournalReader:
                 break
             name = f"crdt_state.{quote(row['name'])}"
             last = await connection.fetchval(f"SELECT coalesce(max(to_hlc), 0) FROM {name}")
-            async with self._session.own_transaction():
-                await connection.execute(self._sql["store_dropped"], last)
-                marked = [] if merged else await connection.fetch(self._sql["mark_journal_lost"], last)
-                await connection.execute(f"DROP TABLE {name}")
-            lost += [peer["name"] for peer in marked]
+            try:
+                lost += await self._drop(name, last, lossless=merged)
+            except asyncpg.LockNotAvailableError:
+                break
             total -= row["bytes"]
         return total, lost
+
+    async def _drop(self, name: str, last: int, *, lossless: bool) -> list[str]:
+        connection = self._session.connection
+        async with self._session.own_transaction():
+            # Dropping waits for every reader of the journal (pg_dump), and capture would wait behind it.
+            await connection.execute(f"SET LOCAL lock_timeout = '{DROP_LOCK_TIMEOUT_MS}ms'")
+            await connection.execute(self._sql["store_dropped"], last)
+            marked = [] if lossless else await connection.fetch(self._sql["mark_journal_lost"], last)
+            await connection.execute(f"DROP TABLE {name}")
+        return [peer["name"] for peer in marked]

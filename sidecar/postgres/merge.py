@@ -224,7 +224,11 @@ class Merger:
                 for unit in batch.units():
                     await self._run(self._lock_statements(unit.spec)[0], unit, {})
                 await self._clean_while_locked(batch)
-                await stack.enter_async_context(self._writer)
+                try:
+                    async with asyncio.timeout(self._wait_s):
+                        await stack.enter_async_context(self._writer)
+                except TimeoutError:
+                    raise DirtyRowsError("capture is writing; the rows are let go meanwhile") from None
                 yield
                 await self._session.commit()
             except BaseException:
@@ -235,6 +239,14 @@ class Merger:
         if await self._check(batch) and not await self._gate.captured(await self.log_end(), self._wait_s):
             raise DirtyRowsError("local commits on the rows of a change set are not captured yet")
 
+    async def give_up_rewrite(self, rewrite_id: int, node_id: int, error: Exception) -> None:
+        """Move a queued rewrite that cannot apply into the quarantine."""
+        reason = " ".join(str(error).split())[:REASON_CHARS_MAX]
+        async with self._session.own_transaction():
+            await self._session.connection.execute(
+                self._sql["give_up_rewrite"], rewrite_id, node_id, getattr(error, "sqlstate", ""), reason
+            )
+
     async def read_rewrites(self, limit: int) -> list[tuple[int, int, list[str]]]:
         """The oldest queued rewrites: id, table id, key as text."""
         rows = await self._session.connection.fetch(self._sql["read_rewrites"], limit)
@@ -244,7 +256,7 @@ class Merger:
         """Raise the clock over intervals ``(origin, from_hlc, to_hlc)`` in which nothing was committed."""
         async with self._session.own_transaction():
             for origin, from_hlc, to_hlc in intervals:
-                await self._session.connection.fetchval(self._sql["advance_clock"], origin, from_hlc, to_hlc)
+                await self._session.connection.fetchval(self._sql["advance_clock"], origin, from_hlc, to_hlc, 0)
 
     async def wait_for_capture(self, timeout_s: float) -> bool:
         """Wait until all that is committed now is captured: what a dirty row needs to become clean."""
@@ -313,10 +325,13 @@ class Merger:
 
     async def _advance_clock(self, batch: Batch) -> None:
         for origin, from_hlc, to_hlc in batch.intervals():
-            advanced = await self._session.connection.fetchval(self._sql["advance_clock"], origin, from_hlc, to_hlc)
+            advanced = await self._session.connection.fetchval(
+                self._sql["advance_clock"], origin, from_hlc, to_hlc, to_hlc
+            )
             if advanced is None:
                 interval = f"({from_hlc}, {to_hlc}]"
-                raise ProtocolError(f"change set {interval} of node {origin} does not follow its clock here")
+                # Perhaps a commit whose answer was lost: the restarted loops read the clock anew.
+                raise TransientError(f"change set {interval} of node {origin} does not follow its clock here")
 
     async def merge_unit(
         self, batch: Batch, unit: MergeUnit, result: MergeResult, *, first: int = 1, last: int | None = None

@@ -193,6 +193,7 @@ class HarnessNode:
         """The first try only."""
         result = await self.merger.merge([self.opened(change_set)], self.observe)
         self.state.advance(change_set.header.origin, change_set.header.to_hlc)
+        self.state.context[change_set.header.origin] = change_set.header.to_hlc
         return result
 
     async def merge(self, change_set: ChangeSet) -> MergeResult:
@@ -216,6 +217,7 @@ class HarnessNode:
                     raise
             else:
                 self.state.advance(change_set.header.origin, change_set.header.to_hlc)
+                self.state.context[change_set.header.origin] = change_set.header.to_hlc
                 return result
         raise AssertionError(f"not merged in {TRIES_MAX} tries")
 

@@ -167,3 +167,15 @@ async def test_capture_never_claims_more_than_it_has_written(database: str) -> N
         assert len(claims) > 10
         assert all(claimed <= captured for claimed, captured in claims), claims
         assert len(await node.sets()) > 10
+
+
+async def test_a_context_names_change_sets_and_no_heartbeats(database: str) -> None:
+    """A third node may never hear of a point that only a heartbeat reached, and its own changes may wait for ours: with
+    heartbeats in the contexts three busy nodes waited for each other for ever."""
+    async with open_node(database, 1, SCHEMA) as node:
+        node.state.context[2] = 500
+        node.state.advance(2, 999)
+        await node.sql("INSERT INTO doc VALUES (1, 'x')")
+        await node.captured()
+        (change_set,) = await node.sets()
+        assert change_set.header.context == {2: 500}

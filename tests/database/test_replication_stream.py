@@ -274,7 +274,7 @@ async def test_cancelling_a_read_loses_nothing(published: str) -> None:
 async def test_errors_say_what_to_do(published: str, restricted_dsn: str) -> None:
     with pytest.raises(FatalError, match="does not exist") as fatal:
         await ReplicationStream.connect(published, slot="no_such_slot")
-    assert "sidecar init" in fatal.value.mend
+    assert "docs/operations.md" in fatal.value.mend
     async with await ReplicationStream.connect(published, slot=SLOT):
         with pytest.raises(TransientError, match="is active for PID"):
             await ReplicationStream.connect(published, slot=SLOT)

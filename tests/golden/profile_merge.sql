@@ -19,7 +19,7 @@
 --   $18: from_hlcs
 --   $19: to_hlcs
 WITH g AS (
-    SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, u.v2::text AS val_2, coalesce(u.m0 & $12::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::date AS val_3, u.accepted, u.members
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, CASE WHEN coalesce(u.m0 & $9::int8 <> 0, false) THEN u.v2::text END AS val_2, coalesce(u.m0 & $12::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, CASE WHEN coalesce(u.m0 & $12::int8 <> 0, false) THEN u.v3::date END AS val_3, u.accepted, u.members
     FROM unnest($3::text::text[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $13::text::int8[], $14::text::text[], $15::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, accepted, members, ord)
     WHERE u.ord BETWEEN $16::int8 AND $17::int8
 ), j AS (

@@ -493,8 +493,10 @@ def test_refusals() -> None:
     assert "REPLICA IDENTITY FULL" in caught.value.mend
     with pytest.raises(SchemaError, match="without the old row"):
         coalescer.delete(plan, None)
-    with pytest.raises(SchemaError, match="column 'n' is not in the replication stream"):
-        RelationPlan.build(relation_of("id", "body"), SIMPLE)
+    with pytest.raises(SchemaError, match="column 'id' is not in the replication stream"):
+        RelationPlan.build(relation_of("body", "n"), SIMPLE)
+    older = RelationPlan.build(relation_of("id", "body"), SIMPLE)
+    assert [c.name for c in older.spec.columns] == ["body"], "a column that was added after the change was made"
     with pytest.raises(ProtocolError, match="2 columns"):
         coalescer.insert(plan, [b"1", b"a"])
     with pytest.raises(ProtocolError, match="2 columns"):

@@ -115,12 +115,17 @@ def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[t
     for column in shape.columns:
         n = column.attnum
         array(f"value:{n}", "text", f"v{n}")
-        select.append(f"{_assigned(column, shape, parameters)} AS a_{n}")
+        # Only what is assigned is cast: a domain may refuse the NULL that stands for "not assigned".
+        assigned = _assigned(column, shape, parameters)
+        select.append(f"{assigned} AS a_{n}")
         if column.is_counter:
             select.append(f"coalesce(u.v{n}::numeric, 0) AS d_{n}")
         else:
             array(f"late:{n}", "int8", f"l{n}")
-            select += [f"coalesce(u.l{n}, u.hlc) AS h_{n}", f"u.v{n}::{column.type_name} AS val_{n}"]
+            select += [
+                f"coalesce(u.l{n}, u.hlc) AS h_{n}",
+                f"CASE WHEN {assigned} THEN u.v{n}::{column.type_name} END AS val_{n}",
+            ]
     for name, kind in extra:
         alias = name.replace(":", "_")
         array(name, kind, alias)
