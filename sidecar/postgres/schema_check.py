@@ -156,6 +156,23 @@ def _check_key(under: Review) -> None:
             )
 
 
+LOOSE_KEY_TYPES = frozenset({"citext", "interval", "numeric", "real", "double precision"})
+"""Types with equal values of different text (``Bob`` and ``bob``, ``1.0`` and ``1.00``, ``-0`` and ``0``). Rows are
+matched by the text of their keys in some places and by ``=`` in others, which must be the same."""
+
+
+def _check_key_types(under: Review) -> None:
+    for column in under.key:
+        scaled = column.base_type == "numeric" and "," in column.type_name
+        if column.base_type in LOOSE_KEY_TYPES and not scaled:
+            under.add(
+                "error",
+                f"is a key of type {column.type_name}, in which different texts can be the same key",
+                "use uuid, an integer type, text, or numeric(p,s) for the key",
+                column.name,
+            )
+
+
 def _check_numbering(under: Review) -> None:
     for column in under.columns:
         if column.identity == "a":
@@ -251,6 +268,7 @@ _CHECKS: tuple[Callable[[Review], None], ...] = (
     _check_width,
     _check_privileges,
     _check_key,
+    _check_key_types,
     _check_numbering,
     _check_columns,
     _check_surroundings,

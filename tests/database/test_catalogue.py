@@ -82,6 +82,8 @@ async def test_unannotated_tables_and_look_alikes_are_left_alone(read: Read) -> 
 
 TABLES: list[tuple[str, str, str, str]] = [
     ("CREATE TABLE t (a int)", "error", "has no primary key", "ADD PRIMARY KEY"),
+    ("CREATE TABLE t (a numeric PRIMARY KEY)", "error", "different texts can be the same key", "numeric(p,s)"),
+    ("CREATE TABLE t (a interval, b int, PRIMARY KEY (b, a))", "error", "different texts", "use uuid"),
     ("CREATE UNLOGGED TABLE t (a int PRIMARY KEY)", "error", "is unlogged", 'ALTER TABLE "public"."t" SET LOGGED'),
     ("CREATE TABLE t (a int PRIMARY KEY) PARTITION BY RANGE (a)", "error", "is partitioned", "plain table"),
     (
