@@ -10,7 +10,7 @@ import asyncpg
 import psycopg
 
 from sidecar.core.merge.staging import Argument, Statement
-from sidecar.errors import ConfigurationError, FatalError, SidecarError, TransientError
+from sidecar.errors import ConfigurationError, FatalError, TransientError
 from sidecar.postgres.admin import ECHO_PREFIX, SESSION_SETTINGS, connect_error, parse_dsn
 from sidecar.postgres.statements import load
 
@@ -101,7 +101,8 @@ class Session:
             return
         try:
             await self.connection.execute("ROLLBACK")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            # The last of these comes when the caller was cancelled in the middle of a query.
             self.connection.terminate()
 
     @asynccontextmanager
@@ -135,7 +136,7 @@ class Session:
         if not self.connection.is_closed():
             try:
                 await self.connection.close(timeout=2)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
                 self.connection.terminate()
 
 
@@ -173,14 +174,3 @@ async def _origin(connection: asyncpg.Connection, purpose: str) -> bool:
     except asyncpg.ObjectInUseError as error:
         raise TransientError(f"replication origin {name} is in use: {error}", mend="stop the other sidecar") from None
     return True
-
-
-def translate(error: Exception) -> Exception:
-    """A driver's error as one of ours where the loops must tell it apart; others pass as they are."""
-    if isinstance(error, SidecarError):
-        return error
-    if isinstance(error, (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, ConnectionError, OSError)):
-        return TransientError(f"the database connection failed: {error}")
-    if isinstance(error, (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)):
-        return FatalError(str(error))
-    return error
