@@ -126,6 +126,7 @@ class Gate:
     def next_due_s(self, longest_s: float) -> float:
         """Seconds until the next retry, at most ``longest_s``."""
         now = asyncio.get_running_loop().time()
-        return max(
-            0.0, min([longest_s, *(r.not_before - now for o, r in self.retries.items() if o in self.inbox.heads())])
-        )
+        heads = self.inbox.heads()
+        # One that is due and was not taken waits for its context, which arrives like everything else.
+        due = [retry.not_before - now for origin, retry in self.retries.items() if origin in heads]
+        return min([longest_s, *(seconds for seconds in due if seconds > 0)])
