@@ -4,8 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 # A column is named by its attribute number in generated state tables: names may be 63 bytes, prefixes would not fit.
+
+Family = Literal["register", "counter", "sibling", "element"]
+
+FAMILIES: dict[str, Family] = {
+    "lww_register": "register",
+    "mv_register": "sibling",
+    "max_register": "sibling",
+    "min_register": "sibling",
+    "merge": "sibling",
+    "g_counter": "counter",
+    "pn_counter": "counter",
+    "g_set": "element",
+    "or_set": "element",
+    "aw_set": "element",
+    "lww_set": "element",
+    "lww_map": "element",
+}
+"""Annotation word to family. A register keeps one write; a sibling column every causally maximal one, and differs from
+a register in what it shows only; a counter sums deltas; an element column merges element by element (key by key)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +42,20 @@ class ColumnSpec:
     not_null: bool = False
 
     @property
+    def family(self) -> Family:
+        return FAMILIES[self.crdt]
+
+    @property
     def is_counter(self) -> bool:
-        return self.crdt in ("pn_counter", "g_counter")
+        return self.family == "counter"
+
+    @property
+    def is_sibling(self) -> bool:
+        return self.family == "sibling"
+
+    @property
+    def is_element(self) -> bool:
+        return self.family == "element"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +88,17 @@ class TableSpec:
 
     @property
     def registers(self) -> tuple[ColumnSpec, ...]:
-        return tuple(c for c in self.columns if not c.is_counter)
+        """Columns whose writes assign a value: ``lww_register`` columns and the :attr:`siblings`."""
+        return tuple(c for c in self.columns if c.family in ("register", "sibling"))
+
+    @property
+    def siblings(self) -> tuple[ColumnSpec, ...]:
+        return tuple(c for c in self.columns if c.is_sibling)
+
+    @property
+    def elements(self) -> tuple[ColumnSpec, ...]:
+        """Sets and maps."""
+        return tuple(c for c in self.columns if c.is_element)
 
     def fingerprint(self) -> str:
         """Equal on two nodes when their tables can exchange changes: names, types, CRDT types, key, row rule."""
