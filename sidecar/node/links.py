@@ -61,6 +61,7 @@ class NodeLinks:
         mine = hello.clock.get(self._state.node_id, 0)
         self.acknowledged_hlc[link.peer_id] = mine
         self.names[link.peer_id] = link.peer_name
+        self._give_up(link.peer_id)
         entry = self._open[link.peer_id] = _OpenLink(link)
         entry.sending = asyncio.create_task(self._send(entry, mine), name=f"ship to {link.peer_name}")
         entry.sending.add_done_callback(lambda done: self._shipped(link, done))
@@ -122,13 +123,18 @@ class NodeLinks:
         self.acknowledged_hlc[link.peer_id] = clock.get(self._state.node_id, 0)
 
     def disconnected(self, link: Link, error: Exception | None) -> None:
-        """The link is gone; what it left unfinished comes again with the next one."""
+        """The link is gone; what it left unfinished comes again with the next one. That one may be there already, and
+        what it has brought stays."""
         entry = self._open.get(link.peer_id)
         if entry is not None and entry.link is link:
-            del self._open[link.peer_id]
-            if entry.sending is not None:
-                entry.sending.cancel()
-        self._inbox.forget(link.peer_id)
+            self._give_up(link.peer_id)
+
+    def _give_up(self, peer_id: int) -> None:
+        """Stop sending on the link of a peer, if there is one, and forget what it left unfinished."""
+        entry = self._open.pop(peer_id, None)
+        if entry is not None and entry.sending is not None:
+            entry.sending.cancel()
+        self._inbox.forget(peer_id)
 
     def acknowledge(self) -> None:
         """Tell every peer the clock that is durable now."""
