@@ -129,6 +129,9 @@ class LimitSettings(_Section):
     """Journal kept for peers that are away; beyond it the oldest partition goes and those peers are marked."""
     journal_partition_rows: Annotated[int, Field(ge=16)] = 4096
     """Journal rows per partition; whole partitions are dropped once every peer has acknowledged them."""
+    journal_partition_bytes_max: Annotated[int, Field(ge=64 * 1024)] = 256 * MIB
+    """A partition ends with the change set that brings it to this size, whatever its rows: the newest partition is
+    never dropped, so this is how far the journal can exceed journal_bytes_max (by a sixty-fourth)."""
     conflict_rows_max: Annotated[int, Field(ge=1)] = 1_000_000
     """Conflict records kept; the oldest go first."""
     conflict_age_days: Annotated[int, Field(ge=1)] = 30

@@ -126,7 +126,10 @@ class Node:
         async with contextlib.AsyncExitStack() as stack:
             sessions = await self._open_sessions(stack)
             state = self.state
-            writer = JournalWriter(sessions.capture, state.node_id, state.settings.limits.journal_partition_rows)
+            limits = state.settings.limits
+            writer = JournalWriter(
+                sessions.capture, state.node_id, limits.journal_partition_rows, limits.journal_partition_bytes_max
+            )
             start = await writer.start()
             self._resume(start)
             reader = JournalReader(sessions.upkeep)

@@ -45,12 +45,18 @@ class JournalStart:
 
 
 class JournalWriter:
-    """Versions captured changes and appends them to the journal; one per node, on the capture session."""
+    """Versions captured changes and appends them to the journal; one per node, on the capture session.
 
-    def __init__(self, session: Session, node_id: int, partition_rows: int) -> None:
+    A partition ends after ``partition_rows`` numbers or with the change set that fills ``partition_bytes``: the rest of
+    its numbers is passed over then, because partitions are dropped as a whole, and the newest one never is.
+    """
+
+    def __init__(self, session: Session, node_id: int, partition_rows: int, partition_bytes: int) -> None:
         self._session = session
         self._node_id = node_id
         self._partition_rows = partition_rows
+        self._partition_bytes = partition_bytes
+        self._filled_bytes = 0
         self._partitions: set[int] = set()
         self._shapes = Shapes()
         self._sql = load("journal")
@@ -67,12 +73,15 @@ class JournalWriter:
         clock = {r["node"]: r["hlc"] for r in rows}
         context = {r["node"]: r["change_hlc"] for r in rows if r["change_hlc"]}
         self.seq = row["seq"]
+        partitions = await connection.fetch(self._sql["partitions"])
+        self._filled_bytes = partitions[-1]["bytes"] if partitions else 0
         return JournalStart(row["id"], row["hlc"], row["slot"], row["lsn"], row["to_hlc"], row["seq"], clock, context)
 
     @asynccontextmanager
     async def change_set(self) -> AsyncIterator[None]:
         """The transaction of one change set: its parts, then :meth:`finish`. Commits on leaving, or leaves no trace."""
-        seq = self.seq + 1
+        before = self.seq
+        seq = self._next_seq()
         await self._ensure_partition(seq)
         async with self._session.own_transaction():
             self.seq = seq
@@ -80,8 +89,16 @@ class JournalWriter:
             try:
                 yield
             except BaseException:
-                self.seq = seq - 1
+                self.seq = before
                 raise
+
+    def _next_seq(self) -> int:
+        seq = self.seq + 1
+        if self._filled_bytes >= self._partition_bytes:
+            seq += -seq % self._partition_rows
+        if seq % self._partition_rows == 0:
+            self._filled_bytes = 0
+        return seq
 
     async def write_part(
         self, header: ChangeSetHeader, changes: list[LocalChanges], specs: Mapping[int, TableSpec]
@@ -102,6 +119,7 @@ class JournalWriter:
         rows = sum(table.rows for table in shipped)
         header = msgspec.structs.replace(header, rows=rows)
         part = ChangeSetPart(header=header, body=pack_tables(shipped))
+        self._filled_bytes += len(part.body)
         row = (
             self.seq,
             header.part,

@@ -307,7 +307,9 @@ async def _assemble(stack: contextlib.AsyncExitStack, settings: Settings, app: a
     )
     stack.push_async_callback(merge_session.close)
     state = NodeState(settings)
-    writer = JournalWriter(capture_session, state.node_id, limits.journal_partition_rows)
+    writer = JournalWriter(
+        capture_session, state.node_id, limits.journal_partition_rows, limits.journal_partition_bytes_max
+    )
     start = await writer.start()
     state.clock.update(start.clock)
     state.hlc.observe(max([start.hlc, start.to_hlc, *start.clock.values()]))

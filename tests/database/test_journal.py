@@ -127,6 +127,27 @@ async def test_partitions_are_made_ahead_and_dropped_as_a_whole(database: str) -
         assert await node.reader.position_of(sets[8].header.to_hlc) == (9, sets[6].header.to_hlc)
 
 
+async def test_a_partition_of_huge_rows_ends_by_its_bytes(database: str) -> None:
+    """Rows alone would not bound it, and the newest partition is never dropped."""
+    limits = {"journal_partition_bytes_max": 64 * 1024, "journal_partition_rows": 64}
+    async with open_node(database, 1, SCHEMA, limits=limits) as node:
+        for i in range(4):
+            # Some 90 kB compressed.
+            noise = "SELECT string_agg(gen_random_uuid()::text, '') FROM generate_series(1, 5000)"
+            await node.sql(f"INSERT INTO doc VALUES ($1, ({noise}))", i)
+            await node.captured()
+        await write_sets(node, 2, first=10)
+        sets = await node.sets()
+        assert [s.seq for s in sets] == [1, 64, 128, 192, 256, 257]
+        assert [s.header.from_hlc for s in sets[1:]] == [s.header.to_hlc for s in sets[:-1]]
+        await node.reader.trim(0, 280 * 1024)
+        assert [s.seq for s in await node.sets()] == [192, 256, 257], "by the bound, down to what it allows"
+        # A restart knows how full the newest partition is.
+        again = type(node.writer)(node.merge_session, 1, 64, 1)
+        assert (await again.start()).seq == 257
+        assert again._next_seq() == 320
+
+
 async def test_the_bound_marks_the_peers_that_lose_changes(database: str) -> None:
     async with open_node(database, 1, SCHEMA) as node:
         node.writer._partition_rows = 4
