@@ -110,9 +110,9 @@ class CaptureStatus:
 class PeerStatus:
     """One other node. ``state``: ``connected``, ``down``, ``refused`` or ``held``.
 
-    ``lag_ms``: how old the newest merged state of that origin is. ``unacknowledged_change_sets``: journal rows the peer
-    has not made durable yet. ``clock_offset_ms``: the peer's wall clock minus this one's. ``id`` is ``None`` until the
-    first hello.
+    ``waiting``: why its next change set is not merged here yet. ``lag_ms``: how old the newest merged state of that
+    origin is. ``unacknowledged_change_sets``: journal rows the peer has not made durable yet. ``clock_offset_ms``: the
+    peer's wall clock minus this one's. ``id`` is ``None`` until the first hello.
     """
 
     name: str
@@ -127,6 +127,7 @@ class PeerStatus:
     change_sets_out: int = 0
     round_trip_ms: float | None = None
     clock_offset_ms: float | None = None
+    waiting: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ MERGE_ROWS_MIN = 200
 """Below this a merge's time is that of its statements, not of its rows: smaller transactions would not be shorter, and
 a node that is behind would never catch up."""
 
+SETS_MAX = 4096
+"""Change sets of one transaction. The budget of rows is mostly used up before; the bound is for tiny ones, and halves
+when a transaction fails, so that what cannot be merged together is found in few tries, whatever waits."""
+
 IDLE_S = 0.5
 """Longest sleep of an idle loop: it shows a sign of life that often."""
 
@@ -63,6 +67,7 @@ class Applier:
         self._limits = state.settings.limits
         self._rows_budget = float(state.settings.limits.merge_rows_max)
         self._gate = Gate(state, inbox)
+        self._sets_max = SETS_MAX
         self._lock_first = False
         self._pulse = pulse
 
@@ -78,7 +83,7 @@ class Applier:
                 self._state.rewrites_due.clear()
                 await rewrite_rows(self._state, self._merger)
             await self._gate.drop_duplicates()
-            ready = self._gate.ready(self._rows_budget)
+            ready = self._gate.ready(self._rows_budget, self._sets_max)
             retry = self._gate.retries.get(ready[0].header.origin) if ready else None
             if retry is not None:
                 await self._again(ready[0], retry)
@@ -94,6 +99,7 @@ class Applier:
             self._state.log.warning("gap", origin=origin, mend="the peer sends again from what is merged here")
             await self._inbox.clear(origin)
             self._resync(origin)
+        self._state.waiting = self._gate.waiting()
         longest = REWRITE_RETRY_S if self._state.rewrites_due.is_set() else IDLE_S
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._inbox.arrived.wait(), self._gate.next_due_s(longest))
@@ -102,8 +108,9 @@ class Applier:
         """All of them in one transaction. When that met dirty rows, the next transaction locks its rows first."""
         locked, self._lock_first = self._lock_first, False
         merge = self._merger.merge_locked if locked else self._merger.merge
+        sets = [self._opened(received) for received in ready]
         try:
-            result = await merge([self._opened(received) for received in ready], self._observe)
+            result = await merge(sets, self._observe)
         except DirtyRowsError:
             self._state.counters.retry(_CAUSES[DirtyRowsError])
             self._lock_first = True
@@ -111,8 +118,7 @@ class Applier:
                 # Capture did not come by while the rows were locked; now it has as long as it needs.
                 await self._merger.wait_for_capture(CAPTURE_WAIT_S)
         except Exception as error:
-            # Whose change set failed shows when they come one at a time.
-            if not self._failed(ready[0], error, Retry(), alone=len(ready) == 1):
+            if not self._failed(ready, error, Retry(merge_set=sets[0])):
                 raise
         else:
             await self._merged(ready, result)
@@ -129,29 +135,31 @@ class Applier:
                 return
             result = await self._merger.merge_locked([retry.merge_set], self._observe, isolate=retry.isolate)
         except Exception as error:
-            if not self._failed(received, error, retry):
+            if not self._failed([received], error, retry):
                 raise
         else:
             await self._merged([received], result)
 
-    def _failed(self, received: ReceivedSet, error: Exception, retry: Retry, *, alone: bool = True) -> bool:
-        """Note when and how the change set is tried again, while other origins go on; False when the error is about
-        the session, not about the change set."""
+    def _failed(self, sets: list[ReceivedSet], error: Exception, retry: Retry) -> bool:
+        """Note when and how the change sets are tried again; False when the error is about the session, not about them.
+        Of several, half as many are tried next, until the one that fails is alone; then other origins go on without
+        it."""
         cause, pause_s = self._judge(error, retry)
         if cause is None:
             return False
         self._state.counters.retry(cause)
-        if not alone:
-            self._gate.retries[received.header.origin] = Retry()
+        if len(sets) > 1:
+            self._sets_max = len(sets) // 2
             return True
+        origin = sets[0].header.origin
         retry.not_before = asyncio.get_running_loop().time() + pause_s
-        self._gate.retries[received.header.origin] = retry
+        self._gate.retries[origin] = retry
         if cause == "held":
             # The mend may change the catalogue: everything is looked up anew.
             retry.merge_set = None
             self._merger.forget_statements()
             line = error.line() if isinstance(error, SidecarError) else f"the merge waits: {error}"
-            self._state.problem(f"merge {received.header.origin}", " ".join(line.split()))
+            self._state.problem(f"merge {origin}", " ".join(line.split()))
         return True
 
     def _judge(self, error: Exception, retry: Retry) -> tuple[str | None, float]:
@@ -203,6 +211,7 @@ class Applier:
             assert queue[0] is received, "change sets of an origin are merged in order"
             queue.popleft()
             await self._inbox.done(origin, received)
+        self._sets_max = min(SETS_MAX, 2 * self._sets_max)
         counters = state.counters
         counters.merged_rows += result.rows
         counters.merged_change_sets += len(sets)

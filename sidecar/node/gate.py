@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from sidecar.core.changes import ChangeSetHeader
-from sidecar.core.hlc import to_ms
+from sidecar.core.hlc import show, to_ms
 from sidecar.core.versions import VersionVector
 from sidecar.node.inbox import Inbox, ReceivedSet
 from sidecar.node.state import NodeState
@@ -46,9 +46,9 @@ class Gate:
                 await self.inbox.done(origin, queue.popleft())
                 self.retries.pop(origin, None)
 
-    def ready(self, rows_budget: float) -> list[ReceivedSet]:
-        """The change sets to merge now in one transaction, in an order that respects their contexts, up to the budget;
-        at least one if any may be merged. A change set that failed before comes alone."""
+    def ready(self, rows_budget: float, sets_max: int) -> list[ReceivedSet]:
+        """The change sets to merge now in one transaction, in an order that respects their contexts, up to the budget
+        and the number; at least one if any may be merged. A change set that failed before comes alone."""
         heads = self.inbox.heads()
         if not heads:
             return []
@@ -60,9 +60,9 @@ class Gate:
         for origin in due:
             if self._open(heads[origin][0].header, self.state.clock):
                 return [heads[origin][0]]
-        return self._together({o: heads[o] for o in origins if o not in self.retries}, rows_budget)
+        return self._together({o: heads[o] for o in origins if o not in self.retries}, rows_budget, sets_max)
 
-    def _together(self, queues: dict[int, deque[ReceivedSet]], rows_budget: float) -> list[ReceivedSet]:
+    def _together(self, queues: dict[int, deque[ReceivedSet]], rows_budget: float, sets_max: int) -> list[ReceivedSet]:
         clock = dict(self.state.clock)
         places = dict.fromkeys(queues, 0)
         ready: list[ReceivedSet] = []
@@ -77,7 +77,7 @@ class Gate:
                 if head.header.to_hlc <= clock.get(origin, 0) or not self._open(head.header, clock):
                     continue
                 rows += head.rows
-                if ready and (rows > rows_budget or head.file is not None):
+                if ready and (rows > rows_budget or len(ready) >= sets_max or head.file is not None):
                     return ready
                 ready.append(head)
                 clock[origin] = head.header.to_hlc
@@ -110,6 +110,24 @@ class Gate:
             key, f"the clock of node {origin} is more than {limit} ms ahead: its changes wait; check NTP"
         )
         return True
+
+    def waiting(self) -> dict[int, str]:
+        """Why the next change set of each origin that has one is not merged now, in words."""
+        now = asyncio.get_running_loop().time()
+        return {origin: self._reason(origin, queue[0].header, now) for origin, queue in self.inbox.heads().items()}
+
+    def _reason(self, origin: int, header: ChangeSetHeader, now: float) -> str:
+        clock = self.state.clock
+        if clock.get(origin, 0) < header.from_hlc:
+            return f"what is before {show(header.from_hlc)} has not come"
+        for node, hlc in header.context.items():
+            if node not in (origin, self.state.node_id) and clock.get(node, 0) < hlc:
+                here = show(clock.get(node, 0))
+                return f"it depends on changes of node {node} up to {show(hlc)}, which are here up to {here}"
+        retry = self.retries.get(origin)
+        if retry is not None:
+            return f"tried {retry.tries} times, next in {max(0.0, retry.not_before - now):.1f} s"
+        return "it is next"
 
     def gap(self) -> int | None:
         """An origin whose next change set does not follow its clock here, for longer than ``GAP_S``: something between

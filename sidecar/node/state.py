@@ -46,6 +46,7 @@ class NodeState:
         self.tables: dict[str, TableSpec] = {}
         self.tables_by_id: dict[int, TableSpec] = {}
         self.counters = Counters()
+        self.waiting: dict[int, str] = {}
         self.started_at = time.time()
         self.server_lsn = 0
         self.pending_since_ms: int | None = None

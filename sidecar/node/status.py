@@ -142,6 +142,7 @@ class NodeStatusSource:
                     change_sets_out=peer.change_sets_out,
                     round_trip_ms=peer.round_trip_ms,
                     clock_offset_ms=peer.clock_offset_ms,
+                    waiting=None if known is None else self._state.waiting.get(known),
                 )
             )
         return out

@@ -1,6 +1,6 @@
 """Random applications on three real nodes under faults: nothing lost, nothing doubled, all nodes equal to the oracle.
 
-``SIDECAR_SEEDS=20`` runs seeds 1 to 20 (default 1), ``SIDECAR_SEED=7`` that one alone. Operating system and network
+``SIDECAR_SEEDS=20`` runs seeds 1 to 20 (default 3), ``SIDECAR_SEED=7`` that one alone. Operating system and network
 decide how transactions interleave, so a seed repeats the plan, not the run. Seeds share a cluster: each has rows
 of its own, and the end of one is the beginning of the next (clocks, journals, wrong wall clocks).
 """
@@ -8,6 +8,7 @@ of its own, and the end of one is the beginning of the next (clocks, journals, w
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.cluster.history import Journal, Rows, by_row, dots_of, expected_rows,
 from tests.cluster.workload import KEYS_PER_SEED, SCHEMA, Workload, schema_sql, text
 from tests.oracle import Operation
 
-SEEDS_DEFAULT = 1
+SEEDS_DEFAULT = 3
 WORKLOAD_S = float(os.environ.get("SIDECAR_WORKLOAD_S", "8"))
 DRAIN_DEADLINE_S = 60.0  # seconds on an idle machine; a frozen backlog never drains
 DIFFERENCES_SHOWN = 4
@@ -148,6 +149,15 @@ async def judge(cluster: LabCluster, workload: Workload) -> None:
     assert not problems, f"seed {workload.seed}: {len(problems)} differences\n{report}\n{lines}"
 
 
+async def told_by(cluster: LabCluster) -> None:
+    """Print what every node says of itself, for the report of a failure."""
+    for index, node in enumerate(cluster.nodes):
+        try:
+            print(f"{node.name}: {json.dumps(await cluster.status(index))}")
+        except (OSError, TimeoutError) as error:
+            print(f"{node.name}: {error!r}")
+
+
 @pytest.mark.parametrize("seed", [ONE_SEED] if ONE_SEED else range(1, SEEDS + 1))
 async def test_all_nodes_agree_with_the_oracle(lab: Lab, seed: int) -> None:
     cluster = await lab.cluster()
@@ -163,5 +173,6 @@ async def test_all_nodes_agree_with_the_oracle(lab: Lab, seed: int) -> None:
         assert committed > 100, "the workload hardly ran"
         await judge(cluster, workload)
     except BaseException:
+        await told_by(cluster)
         await lab.discard()
         raise

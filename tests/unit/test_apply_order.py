@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
-from sidecar.node.apply import Applier
+from sidecar.node.apply import SETS_MAX, Applier
 from sidecar.node.gate import Retry
 from sidecar.node.inbox import Inbox
 from sidecar.node.pulse import Pulse
@@ -37,7 +37,7 @@ class Received:
         await self.inbox.put(ChangeSetPart(header=header, body=b"x"), lambda size: None)
 
     def ready(self) -> list[tuple[int, int, int]]:
-        return [(r.header.origin, r.header.from_hlc, r.header.to_hlc) for r in self.applier._gate.ready(1000)]
+        return [(r.header.origin, r.header.from_hlc, r.header.to_hlc) for r in self.applier._gate.ready(1000, SETS_MAX)]
 
 
 @pytest.fixture

@@ -1,0 +1,135 @@
+"""What the merge loop does with change sets that fail, at what cost, whatever else waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
+from sidecar.errors import HeldError
+from sidecar.node.apply import Applier
+from sidecar.node.inbox import Inbox
+from sidecar.node.pulse import Pulse
+from sidecar.node.state import NodeState
+from sidecar.postgres.merge import MergeResult, MergeSet, UniqueSwapError
+from sidecar.settings import load
+
+DEADLINE_S = 20
+WAITING = 400
+
+Refuses = Callable[[list[ChangeSetHeader]], Exception | None]
+
+
+class Merger:
+    """Stands for the database: merges what it does not refuse, and counts what it was given."""
+
+    def __init__(self, refuses: Refuses) -> None:
+        self._refuses = refuses
+        self.given = 0
+        self.merged: list[tuple[int, int]] = []
+
+    async def merge(self, sets: Sequence[MergeSet], observe: Any) -> MergeResult:
+        await asyncio.sleep(0)
+        headers = [merge_set.header for merge_set in sets]
+        self.given += len(headers)
+        error = self._refuses(headers)
+        if error is not None:
+            raise error
+        self.merged += [(header.origin, header.to_hlc) for header in headers]
+        return MergeResult(rows=len(headers), locked_s=0.001)
+
+    async def merge_locked(self, sets: Sequence[MergeSet], observe: Any, *, isolate: bool = False) -> MergeResult:
+        return await self.merge(sets, observe)
+
+    async def wait_for_capture(self, timeout_s: float) -> bool:
+        return True
+
+    async def read_rewrites(self, limit: int) -> list[Any]:
+        return []
+
+    def forget_statements(self) -> None:
+        return
+
+
+class Node:
+    """A node in which many small change sets wait."""
+
+    def __init__(self, folder: Path, refuses: Refuses) -> None:
+        path = folder / "node.toml"
+        path.write_text('[node]\nname = "here"\nid = 9\ndsn = "postgresql://here@127.0.0.1:1/app"\n')
+        self.state = NodeState(load(path))
+        self.inbox = Inbox(queue_bytes_max=1 << 20, spool_bytes_max=1 << 20)
+        self.merger = Merger(refuses)
+        merger: Any = self.merger
+        self.applier = Applier(
+            self.state, self.inbox, merger, Pulse(), acknowledge=lambda: None, resync=lambda origin: None
+        )
+
+    async def put(self, origin: int, number: int) -> None:
+        header = ChangeSetHeader(origin=origin, from_hlc=number - 1, to_hlc=number, context={}, rows=1)
+        await self.inbox.put(ChangeSetPart(header=header, body=b"x"), lambda size: None)
+
+    async def run_until(self, done: Callable[[], bool]) -> None:
+        task = asyncio.create_task(self.applier.run())
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while not done():
+                    await asyncio.sleep(0)
+                    if task.done():
+                        task.result()
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def test_a_backlog_that_cannot_be_merged_together_costs_little_more(tmp_path: Path) -> None:
+    # Neighbours clash (a unique value that moves from row to row), so hardly any two can share a statement. Merging one
+    # and then trying all others together took work that grew with the square of what waited: it looked like a stall.
+    def neighbours(headers: list[ChangeSetHeader]) -> Exception | None:
+        numbers = [header.to_hlc for header in headers]
+        return UniqueSwapError("swap") if any(n + 1 in numbers for n in numbers) else None
+
+    node = Node(tmp_path, neighbours)
+    for number in range(1, WAITING + 1):
+        await node.put(1, number)
+    await node.run_until(lambda: len(node.inbox) == 0)
+    assert node.merger.merged == [(1, number) for number in range(1, WAITING + 1)], "each once, in order"
+    assert node.merger.given < 5 * WAITING
+
+
+async def test_one_that_waits_for_a_person_is_found_among_many_and_stops_nobody_else(tmp_path: Path) -> None:
+    def held(headers: list[ChangeSetHeader]) -> Exception | None:
+        return HeldError("table x is not here") if (1, 40) in [(h.origin, h.to_hlc) for h in headers] else None
+
+    node = Node(tmp_path, held)
+    for number in range(1, WAITING + 1):
+        await node.put(1, number)
+        await node.put(2, number)
+    await node.run_until(lambda: (2, WAITING) in node.merger.merged and "merge 1" in node.state.problems)
+    assert [number for origin, number in node.merger.merged if origin == 1] == list(range(1, 40))
+    assert [number for origin, number in node.merger.merged if origin == 2] == list(range(1, WAITING + 1))
+    assert node.merger.given < 10 * WAITING
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+async def test_what_a_single_set_learnt_is_kept_for_its_next_try(tmp_path: Path, failures: int) -> None:
+    seen: list[int] = []
+
+    def first_tries(headers: list[ChangeSetHeader]) -> Exception | None:
+        seen.append(len(headers))
+        return UniqueSwapError("swap") if len(seen) <= failures else None
+
+    node = Node(tmp_path, first_tries)
+    made: list[object] = []
+    opened = node.applier._opened
+    node.applier._opened = lambda received: made.append(received) or opened(received)  # type: ignore[method-assign, func-returns-value]
+    await node.put(1, 1)
+    await node.run_until(lambda: len(node.inbox) == 0)
+    assert seen == [1] * (failures + 1)
+    assert len(made) == 1, "a set opened anew would begin without what its tries found out"
