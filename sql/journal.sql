@@ -126,8 +126,8 @@ SELECT pg_try_advisory_lock(1668441204, 1);
 
 -- name: quarantine_local
 -- A local change that cannot be replicated (feature_not_supported).
-INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, sqlstate, reason)
-VALUES ($1, $2, $2, $3, '0A000', $4);
+INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, sqlstate, reason)
+VALUES ($1, $2, $2, $3, $5::jsonb, '0A000', $4);
 
 -- name: nudge
 -- A tiny commit that is flushed, and with it everything before it.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from operator import itemgetter
 from typing import Any
 
 import msgspec
 
 from sidecar.core.catalog import TableSpec
-from sidecar.core.pgoutput import Relation, TupleData
+from sidecar.core.elements import ElementColumn
+from sidecar.core.pgoutput import UNCHANGED, Delete, Insert, Relation, TupleData, Update
 from sidecar.errors import ProtocolError, SchemaError
 
 # Distinct sets of changed columns remembered per table. Applications have a few dozen statements per table; the bound
@@ -28,6 +30,7 @@ class ChangedColumns(msgspec.Struct, gc=False, eq=False, frozen=True):
     columns: tuple[int, ...]
     registers: tuple[int, ...]
     counters: tuple[int, ...]
+    elements: tuple[int, ...]
     numeric: tuple[int, ...]
     touch: bool
 
@@ -39,6 +42,7 @@ class RelationPlan:
     ``key_positions`` and ``positions`` are parallel to ``spec.key`` and ``spec.columns``; ``width`` is the number of
     columns of a tuple. ``changes`` remembers what each pattern of changed positions means. ``splits``: the table has
     counters, ``growing`` their grow-only ones as indexes into ``spec.columns``: what :meth:`Coalescer.must_split` asks.
+    ``elements`` reads the sets and maps among ``spec.columns``, by index.
     """
 
     spec: TableSpec
@@ -49,6 +53,7 @@ class RelationPlan:
     changes: dict[bytes, ChangedColumns] = field(default_factory=dict)
     splits: bool = False
     growing: tuple[int, ...] = ()
+    elements: dict[int, ElementColumn] = field(default_factory=dict)
 
     @classmethod
     def build(cls, relation: Relation, spec: TableSpec) -> RelationPlan:
@@ -72,6 +77,7 @@ class RelationPlan:
             key_of=itemgetter(*key_positions),
             splits=bool(spec.counters),
             growing=tuple(i for i, c in enumerate(spec.columns) if c.crdt == "g_counter"),
+            elements={i: ElementColumn.of(spec.qualified, c) for i, c in enumerate(spec.columns) if c.is_element},
         )
 
     def same_layout(self, other: RelationPlan) -> bool:
@@ -82,6 +88,21 @@ class RelationPlan:
             and self.key_positions == other.key_positions
             and self.positions == other.positions
         )
+
+    def carried_bytes(self, message: Insert | Update | Delete) -> int:
+        """Bytes of the values that a change ships: of a new row all, of an update those that differ. Of a deleted row
+        those that stay in its tombstone image."""
+        if isinstance(message, Insert):
+            return sum(len(value or b"") for value in message.new)
+        old = message.old or []
+        if isinstance(message, Delete):
+            return sum(len(value or b"") for value in old)
+        pairs = zip_longest(old, message.new)
+        return sum(len(new or b"") for before, new in pairs if new != before and new is not UNCHANGED)
+
+    def key_texts(self, row: TupleData) -> list[str]:
+        """The key of a row as text, for messages."""
+        return [(row[position] or b"").decode(errors="replace") for position in self.key_positions if row]
 
     def learn(self, pattern: bytes) -> ChangedColumns:
         """What changed, where ``pattern`` has one byte per position, 1 for changed."""
@@ -95,8 +116,9 @@ class RelationPlan:
         changed = ChangedColumns(
             key=any(pattern[position] for position in self.key_positions),
             columns=columns,
-            registers=tuple(i for i in columns if not specs[i].is_counter),
+            registers=tuple(i for i in columns if specs[i].family in ("register", "sibling")),
             counters=counters,
+            elements=tuple(i for i in columns if specs[i].is_element),
             numeric=tuple(i for i in counters if specs[i].base_type not in _INTEGERS),
             touch=not columns,
         )

@@ -16,6 +16,7 @@ from sidecar.core.changes import ChangeSetHeader, ChangeSetPart, LocalChanges
 from sidecar.core.coalesce import Coalescer, RelationPlan
 from sidecar.core.pgoutput import (
     XLOG_HEADER_BYTES,
+    AnyMessage,
     Begin,
     Commit,
     Delete,
@@ -27,12 +28,16 @@ from sidecar.core.pgoutput import (
     decode,
     unix_ms,
 )
+from sidecar.core.wire.bodies import ROW_FRAMES_MAX
 from sidecar.errors import HeldError, SchemaError
 from sidecar.node.pulse import Pulse
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.postgres.admin import ECHO_PREFIX
 from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.replication import ReplicationStream
+
+IMAGE_BYTES_MAX = 255 * 1024 * 1024
+"""A deleted row's values stay here as its tombstone image; a jsonb object holds less than 256 MB."""
 
 Publish = Callable[[int, ChangeSetPart | None], None]
 """Told of a durable change set by its seq; with the part, unless it has several (they are in the journal)."""
@@ -85,7 +90,8 @@ class Capture:
         self._committed_ms = 0
         self._flushing: asyncio.Task[None] | None = None
         self._large = False
-        self._truncated: set[str] = set()
+        self._row_bytes_max = ROW_FRAMES_MAX * self._limits.frame_bytes_max
+        self._put_aside: list[tuple[str, str, dict[str, str]]] = []
         self._messages: Iterator[bytes] = iter(())
         self._pulse = pulse
 
@@ -97,7 +103,7 @@ class Capture:
                 self._state.server_lsn = self._stream.server_lsn
                 while await self._consume():
                     await self._split()
-                await self._report_truncated()
+                await self._report_put_aside()
                 self._advance()
         except SchemaError as error:
             # Somebody's schema change is no reason to end the process; it goes on once it is mended.
@@ -148,6 +154,8 @@ class Capture:
             self._start(begin)
         message = decode(raw, XLOG_HEADER_BYTES)
         coalescer = self._coalescer
+        if len(raw) > self._row_bytes_max and self._too_large(message):
+            return True
         if isinstance(message, Update):
             plan = self._plans[message.relation_oid]
             if plan is not None:
@@ -225,21 +233,42 @@ class Capture:
             raise
 
     def _truncate(self, message: Truncate) -> None:
+        """TRUNCATE names no rows, so nothing is shipped; it is written down instead of passing silently."""
         if not self._skip:
             for relation_oid in message.relation_oids:
                 relation = self._relations.get(relation_oid)
-                self._truncated.add(f"{relation.schema}.{relation.name}" if relation else str(relation_oid))
+                name = f"{relation.schema}.{relation.name}" if relation else str(relation_oid)
+                reason = f"TRUNCATE of {name} was not replicated: the other nodes keep its rows; use DELETE there"
+                self._put_aside.append((name, reason, {}))
 
-    async def _report_truncated(self) -> None:
-        """TRUNCATE names no rows, so nothing is shipped; it is written down instead of passing silently."""
+    def _too_large(self, message: AnyMessage) -> bool:
+        """Whether a row change carries more than a peer can take; then it is put aside, so that the stream goes on."""
+        if not isinstance(message, Insert | Update | Delete):
+            return False
+        plan = self._plans[message.relation_oid]
+        size = 0 if plan is None else plan.carried_bytes(message)
+        limit = IMAGE_BYTES_MAX if isinstance(message, Delete) else self._row_bytes_max
+        if plan is None or size <= limit:
+            return False
+        row = message.old if isinstance(message, Delete) else message.new
+        key = dict(zip((c.name for c in plan.spec.key), plan.key_texts(row or []), strict=False))
+        reason = (
+            f"a change of a row of {plan.spec.qualified} was not replicated: it has {size} bytes, at most {limit} are "
+            "sent; raise frame_bytes_max in [limits] on all nodes and write the row again"
+        )
+        self._put_aside.append((plan.spec.qualified, reason, key))
+        return True
+
+    async def _report_put_aside(self) -> None:
+        """Write down the local changes that cannot be replicated."""
         state = self._state
-        while self._truncated:
-            name = self._truncated.pop()
-            reason = f"TRUNCATE of {name} was not replicated: the other nodes keep its rows; use DELETE there"
+        while self._put_aside:
+            name, reason, key = self._put_aside[0]
             async with state.writer_lock:
-                await self._writer.quarantine(name, reason, state.clock.get(state.node_id, 0))
+                await self._writer.quarantine(name, reason, state.clock.get(state.node_id, 0), key)
+            del self._put_aside[0]
             state.counters.quarantined_rows += 1
-            state.problem(f"truncate {name}", reason)
+            state.problem(f"put aside {name}", reason)
 
     # Writing ----------------------------------------------------------------------------------------------------------
 

@@ -150,10 +150,13 @@ class JournalWriter:
         async with self._session.own_transaction():
             await self._session.connection.execute(self._sql["finish"], show_lsn(lsn), to_hlc, self._node_id, to_hlc)
 
-    async def quarantine(self, table: str, reason: str, hlc: int) -> None:
-        """Write down a local change that cannot be replicated."""
+    async def quarantine(self, table: str, reason: str, hlc: int, key: Mapping[str, str]) -> None:
+        """Write down a local change that cannot be replicated, with the row's key (empty: of the whole table)."""
+        row_key = msgspec.json.encode(key).decode() if key else None
         async with self._session.own_transaction():
-            await self._session.connection.execute(self._sql["quarantine_local"], self._node_id, hlc, table, reason)
+            await self._session.connection.execute(
+                self._sql["quarantine_local"], self._node_id, hlc, table, reason, row_key
+            )
 
     async def _capture(self, spec: TableSpec, local: LocalChanges) -> list[int]:
         changes = local.changes
@@ -185,7 +188,7 @@ class JournalWriter:
         carried = {name: i for i, name in enumerate(local.changes.columns)}
         for column in spec.counters:
             at = carried.get(column.name)
-            old = local.old_counters[at] if at is not None and local.old_counters else b""
+            old = local.old_images[at] if at is not None and local.old_images else b""
             others[f"old:{column.attnum}"] = old.decode() or None
         return others
 

@@ -22,6 +22,10 @@ BODY_EXPANSION_MAX = 8
 """Decompressed bytes of a body per byte of ``frame_bytes_max``. A part is bounded by batch_bytes_max before it is
 compressed, far below that; the rest is room for other settings at the origin."""
 
+ROW_FRAMES_MAX = 2
+"""Bytes of the values that one row change may carry, per byte of ``frame_bytes_max``: in an array literal they take
+twice that at most (quotes, backslashes), which is half of what a reader takes."""
+
 BODY_BYTES_MAX = BODY_EXPANSION_MAX * 32 * 1024 * 1024
 """Default limit of :func:`unpack_tables`: BODY_EXPANSION_MAX times the default frame_bytes_max."""
 

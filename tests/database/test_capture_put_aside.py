@@ -1,0 +1,60 @@
+"""Local changes that cannot be replicated are written down, and the stream goes on."""
+
+from __future__ import annotations
+
+import json
+
+from node_harness import HarnessNode, cluster, open_node
+
+SCHEMA = """
+CREATE TABLE doc (id int PRIMARY KEY, title text, body text);
+COMMENT ON TABLE doc IS '@crdt';
+"""
+LIMITS = {"frame_bytes_max": 64 * 1024, "batch_bytes_max": 64 * 1024}
+FITS = 2 * 64 * 1024 - 10
+TOO_LARGE = 2 * 64 * 1024 + 1
+
+
+async def put_aside(node: HarnessNode) -> list[tuple[str, dict[str, str] | None]]:
+    return [(kept["sqlstate"], kept["row_key"] and json.loads(kept["row_key"])) for kept in await node.quarantine()]
+
+
+async def test_a_row_too_large_for_any_peer_is_put_aside_and_the_stream_goes_on(postgres_server) -> None:  # type: ignore[no-untyped-def]
+    async with cluster(postgres_server, 2, SCHEMA, limits=LIMITS) as (a, b):
+        await a.sql("INSERT INTO doc VALUES (1, 'first', NULL)")
+        async with a.app.transaction():
+            await a.sql("INSERT INTO doc VALUES (7, '', repeat('x', $1))", TOO_LARGE)
+            await a.sql("INSERT INTO doc VALUES (2, 'beside it', repeat('y', $1))", FITS)
+        await a.sql("UPDATE doc SET body = repeat('x', $1) WHERE id = 1", TOO_LARGE)
+        await a.sql("INSERT INTO doc VALUES (3, 'after it', NULL)")
+        await a.captured()
+        assert await put_aside(a) == [("0A000", {"id": "7"}), ("0A000", {"id": "1"})]
+        assert "frame_bytes_max" in a.state.problems["put aside public.doc"]
+        await b.merge_from(a)
+        assert await b.rows("SELECT id, title, length(body) FROM doc ORDER BY id") == [
+            (1, "first", None),
+            (2, "beside it", FITS),
+            (3, "after it", None),
+        ]
+
+
+async def test_a_small_change_of_a_row_with_a_large_value_is_captured(postgres_server) -> None:  # type: ignore[no-untyped-def]
+    """Only what a change ships counts, not what the row holds."""
+    rows = f"INSERT INTO doc SELECT i, 'old', repeat('x', {TOO_LARGE}) FROM generate_series(1, 2) AS i;"
+    async with cluster(postgres_server, 2, SCHEMA + rows, limits=LIMITS) as (a, b):
+        await a.sql("UPDATE doc SET title = 'new' WHERE id = 1")
+        await a.sql("DELETE FROM doc WHERE id = 2")
+        await a.captured()
+        assert await put_aside(a) == []
+        await b.merge_from(a)
+        assert await b.rows("SELECT id, title, length(body) FROM doc") == [(1, "new", TOO_LARGE)]
+
+
+async def test_truncate_is_written_down(database: str) -> None:
+    async with open_node(database, 1, SCHEMA) as node:
+        await node.sql("INSERT INTO doc VALUES (1)")
+        await node.sql("TRUNCATE doc")
+        await node.sql("INSERT INTO doc VALUES (2)")
+        await node.captured()
+        assert await put_aside(node) == [("0A000", None)]
+        assert "use DELETE" in node.state.problems["put aside public.doc"]
