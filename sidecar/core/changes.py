@@ -28,10 +28,11 @@ class TableChanges(msgspec.Struct, array_like=True, kw_only=True):
 
     ``columns`` are the names of the carried columns (the union over the rows; all of them when a row is inserted).
     ``masks[w]`` is an int8 array: bit b of word w is set when the row assigns ``columns[w * MASK_BITS + b]``.
-    ``values[i]`` holds column i's new text image, or the delta (a decimal number) when it is a counter at the origin;
-    NULL where the mask bit is not set. ``late[i]`` holds column i's own hlc where it is below the row's ``hlcs``
-    (an earlier transaction of the same change set wrote it last), else NULL. ``inserted`` is the hlc of the insert for
-    INSERT and REPLACE rows, else NULL. ``seen[i]`` is, for counters of deleted and re-inserted rows, a JSON object
+    ``values[i]`` holds column i's new text image, or the delta (a decimal number) when it is a counter at the origin,
+    or the change (JSON, see :mod:`sidecar.core.elements`) when it is a set or a map; NULL where the mask bit is not
+    set. ``late[i]`` holds column i's own hlc where it is below the row's ``hlcs`` (an earlier transaction of the same
+    change set wrote it last), else NULL. ``inserted`` is the hlc of the insert for INSERT and REPLACE rows, else NULL.
+    ``seen[i]`` is, for counters of deleted and re-inserted rows, a JSON object
     ``{"<node>": [increased, decreased]}``: the per-node sums the delete had seen.
     """
 
@@ -55,8 +56,11 @@ class LocalChanges:
     """A :class:`TableChanges` as captured, with what never leaves the node.
 
     ``xids``: xid (decimal) of the last transaction that wrote the row version now in the heap. ``images``: for DELETE
-    rows the old row as a JSON object of text images (tombstone image), else NULL. ``old_counters[i]``: for DELETE and
-    REPLACE rows, counter i's value in the old row (text image), else NULL; ``b""`` for registers.
+    rows the old row as a JSON object of text images (tombstone image), else NULL. ``old_images[i]`` is ``b""`` for
+    registers; for counters, in DELETE and REPLACE rows, the text image in the old row; for sets and maps that the row
+    assigns, the text image before the batch (NULL in INSERT rows); else NULL. ``undone[i]``: for sets and maps, what of
+    the local writes does not count: a JSON array of elements whose removal is undone, or a JSON string with the text
+    image of a value that is no array or object; NULL mostly.
     ``shipped_rows``: rows that are not TOUCH; TOUCH rows stand last, and ``shipped`` leaves them out.
     """
 
@@ -64,7 +68,8 @@ class LocalChanges:
     changes: TableChanges
     xids: bytes
     images: bytes
-    old_counters: list[bytes] = field(default_factory=list)
+    old_images: list[bytes] = field(default_factory=list)
+    undone: list[bytes] = field(default_factory=list)
     shipped: TableChanges | None = None
 
 

@@ -14,10 +14,10 @@ What a row's entry becomes when a further operation on the same key arrives:
     =======  ===========  ====================  =======
 
 A DELETE keeps what the entry had written before. A REPLACE is never deleted in the same batch, see
-:meth:`Coalescer.must_split`. An update that leaves the text image of every replicated column as it was is a TOUCH: it
-changes the entry's xid and nothing else. An update that changes the key is a delete of the old key and an insert of
-the new one. Inserts into a held live row and updates of a held deleted one come from deferrable primary keys only, see
-:meth:`Coalescer.delete`.
+:meth:`Coalescer.must_split`. Changes of sets and maps fold in every case of the table and need no split. An update that
+leaves the text image of every replicated column as it was is a TOUCH: it changes the entry's xid and nothing else. An
+update that changes the key is a delete of the old key and an insert of the new one. Inserts into a held live row and
+updates of a held deleted one come from deferrable primary keys only, see :meth:`Coalescer.delete`.
 
 Tuples are kept as decoded and compared once; :mod:`sidecar.core.columnar` makes the columns of them.
 """
@@ -30,8 +30,8 @@ from typing import Any
 import msgspec
 
 from sidecar.core.changes import DELETE, INSERT, REPLACE, TOUCH, UPDATE, LocalChanges
-from sidecar.core.columnar import NO_TUPLE, HeldRow, local_changes
-from sidecar.core.counters import Number, counter_delta, counter_sum
+from sidecar.core.columnar import NO_TUPLE, HeldRow, element_change, local_changes
+from sidecar.core.counters import counter_delta, counter_sum
 from sidecar.core.pgoutput import UNCHANGED, TupleData
 from sidecar.core.relation_plan import ChangedColumns, RelationPlan
 from sidecar.errors import ProtocolError, SchemaError
@@ -103,6 +103,8 @@ class Coalescer:
         deleted = row.op is DELETE or row.op is REPLACE
         old = row.old if deleted else row.new
         before = row.values if deleted else None
+        if before and plan.elements:
+            before = _elements_replaced(plan, before, old, new, int(hlc))
         rows[key] = HeldRow(REPLACE, hlc, self._xid, new, old, None, hlc, before, None, self._grown(row, size))
         self._replaced = True
 
@@ -146,6 +148,8 @@ class Coalescer:
         row.xid = self._xid
         if row.op is DELETE:
             row.op, row.hlc, row.inserted, row.new = REPLACE, hlc, hlc, new
+            if row.values and plan.elements:
+                row.values = _elements_replaced(plan, row.values, row.old, new, int(hlc))
             return
         if changed.touch:
             if row.changed is None:
@@ -165,6 +169,8 @@ class Coalescer:
                 position = positions[i]
                 delta = counter_delta(old[position], new[position])
                 values[i] = counter_sum(values[i], delta) if i in values else delta
+        if changed.elements:
+            _fold_elements(plan, row, changed, old, new, int(hlc))
         hlcs = row.hlcs
         if hlcs is None:
             hlcs = row.hlcs = {}
@@ -291,10 +297,12 @@ def _written_before(plan: RelationPlan, row: HeldRow) -> tuple[dict[int, Any] | 
     if row.op is TOUCH:
         return None, None
     assert row.inserted is not None, "an inserted row has the hlc of its insert"
-    values = {
+    values: dict[int, Any] = {
         i: counter_delta(None, row.new[position]) if column.is_counter else row.new[position]
         for i, (column, position) in enumerate(zip(plan.spec.columns, plan.positions, strict=True))
     }
+    for i in plan.elements:
+        values[i] = element_change(plan, row, i)
     return values, dict.fromkeys(values, row.inserted) | (row.hlcs or {})
 
 
@@ -311,10 +319,42 @@ def _first_values(plan: RelationPlan, row: HeldRow) -> dict[int, Any]:
     if changed is None:
         raise AssertionError("an update is held as tuples or as values")
     positions, old, new = plan.positions, row.old, row.new
-    values: dict[int, bytes | Number | None] = {i: new[positions[i]] for i in changed.registers}
+    values: dict[int, Any] = {i: new[positions[i]] for i in changed.registers}
     for i in changed.counters:
         values[i] = counter_delta(old[positions[i]], new[positions[i]])
+    for i in changed.elements:
+        values[i] = plan.elements[i].written(old[positions[i]], new[positions[i]], int(row.hlc))
     return values
+
+
+def _fold_elements(
+    plan: RelationPlan, row: HeldRow, changed: ChangedColumns, old: TupleData, new: TupleData, hlc: int
+) -> None:
+    """A further update of a held row that changes sets or maps."""
+    values = row.values
+    if values is None:
+        values = row.values = {}
+    for i in changed.elements:
+        column, position = plan.elements[i], plan.positions[i]
+        before, after = old[position], new[position]
+        if i in values:
+            values[i] = column.fold(values[i], before, after, hlc)
+        elif row.op is UPDATE:
+            values[i] = column.written(before, after, hlc)
+        else:
+            values[i] = column.fold(element_change(plan, row, i), before, after, hlc)
+
+
+def _elements_replaced(
+    plan: RelationPlan, values: dict[int, Any], old: TupleData, new: TupleData, hlc: int
+) -> dict[int, Any]:
+    """What a deleted row's entry had written, with the sets and maps as of the insert that follows."""
+    after = dict(values)
+    for i, column in plan.elements.items():
+        if i in values:
+            position = plan.positions[i]
+            after[i] = column.inserted(new[position], hlc, old[position], values[i])
+    return after
 
 
 def _without_equal_numbers(

@@ -14,6 +14,7 @@ import msgspec
 from sidecar.core.arrays import int_array, text_array
 from sidecar.core.changes import DELETE, INSERT, MASK_BITS, REPLACE, TOUCH, UPDATE, LocalChanges, TableChanges
 from sidecar.core.counters import counter_delta, counter_text
+from sidecar.core.elements import ElementChange
 from sidecar.core.pgoutput import TupleData
 from sidecar.core.relation_plan import ChangedColumns, RelationPlan
 from sidecar.errors import SchemaError
@@ -24,9 +25,10 @@ class HeldRow(msgspec.Struct, gc=False, eq=False):
 
     ``new``: the row as it is now (INSERT, REPLACE, UPDATE, TOUCH). ``old``: the row as the delete saw it (DELETE,
     REPLACE), or before the update (UPDATE). ``changed`` is set for an UPDATE by one transaction alone; after a second
-    one ``values`` holds column index -> new text or delta. ``hlcs`` holds column index -> hlc of its last write where
-    that is not known from ``inserted`` (INSERT, REPLACE) or ``hlc`` (a single UPDATE). ``size``: bytes of the largest
-    message so far, as counted by the coalescer.
+    one ``values`` holds column index -> new text, delta or :class:`ElementChange`. In an INSERT or REPLACE ``values``
+    holds the changes of sets and maps that are not just those of the insert, and counter deltas that the delete
+    swallowed. ``hlcs`` holds column index -> hlc of its last write where that is not known from ``inserted`` (INSERT,
+    REPLACE) or ``hlc`` (a single UPDATE). ``size``: bytes of the largest message so far, as counted by the coalescer.
     """
 
     op: bytes
@@ -82,7 +84,8 @@ class _Table:
         self.masks = [_Column() for _ in range(-(-len(carried) // MASK_BITS))]
         self.values = [_Column() for _ in carried]
         self.late = [_Column() for _ in carried]
-        self.old_counters = [_Column() for _ in carried]
+        self.old_images = [_Column() for _ in carried]
+        self.undone = {slot: _Column() for slot, i in enumerate(carried) if i in plan.elements}
 
     def rows_in(self, rows: Sequence[HeldRow], tuples: Sequence[TupleData], assigned: Sequence[int]) -> None:
         """What every group has: ops, versions, xids, keys (from ``tuples``) and the masks of its columns."""
@@ -152,7 +155,8 @@ def local_changes(plan: RelationPlan, rows: Iterable[HeldRow]) -> LocalChanges:
         changes=table.changes() if touched or shipped is None else shipped,
         xids=table.xids.literal(),
         images=table.images.literal(),
-        old_counters=[c.literal() for c in table.old_counters],
+        old_images=[c.literal() for c in table.old_images],
+        undone=[table.undone[slot].literal() if slot in table.undone else b"" for slot in range(len(table.carried))],
         shipped=shipped,
     )
 
@@ -199,16 +203,38 @@ def _add_full(table: _Table, rows: list[HeldRow]) -> None:
     revised = any(row.hlcs for row in rows)
     for slot, i in enumerate(table.carried):
         position = plan.positions[i]
+        late = [_late(row, i) for row in rows] if revised else None
+        _add_sparse(table.late[slot], late, count)
+        if i in plan.elements:
+            _add_elements(table, slot, [element_change(plan, row, i) for row in rows])
+            continue
         if specs[i].is_counter:
             table.values[slot].add(
                 int_array([counter_text(counter_delta(None, values[position])) for values in tuples])
             )
         else:
             table.values[slot].add(text_array([values[position] for values in tuples]))
-        late = [_late(row, i) for row in rows] if revised else None
-        _add_sparse(table.late[slot], late, count)
         old = [_old_counter(row, i, position) for row in rows] if replaced and specs[i].is_counter else None
-        _add_sparse(table.old_counters[slot], old, count)
+        _add_sparse(table.old_images[slot], old, count)
+
+
+def element_change(plan: RelationPlan, row: HeldRow, column: int) -> ElementChange:
+    """The change of a set or map (an index into ``spec.columns``) in an INSERT or REPLACE."""
+    values = row.values
+    if values is not None and column in values:
+        held: ElementChange = values[column]
+        return held
+    assert row.inserted is not None, "an inserted row has the hlc of its insert"
+    position = plan.positions[column]
+    deleted = row.old[position] if row.op is REPLACE else None
+    return plan.elements[column].inserted(row.new[position], int(row.inserted), deleted)
+
+
+def _add_elements(table: _Table, slot: int, changes: list[ElementChange]) -> None:
+    count = len(changes)
+    table.values[slot].add(text_array([change.text() for change in changes]))
+    _add_sparse(table.old_images[slot], [change.before for change in changes], count)
+    _add_sparse(table.undone[slot], [change.undone_text() for change in changes], count)
 
 
 def _old_counter(row: HeldRow, column: int, position: int) -> bytes | None:
@@ -246,9 +272,11 @@ def _add_deleted(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -
     table.images.add(text_array([_image(plan, values) for values in tuples]))
     _add_written(table, rows, columns)
     for slot, i in enumerate(table.carried):
+        if slot in table.undone:
+            continue
         position = plan.positions[i]
         old = [values[position] for values in tuples] if specs[i].is_counter else None
-        _add_sparse(table.old_counters[slot], old, count)
+        _add_sparse(table.old_images[slot], old, count)
 
 
 def _image(plan: RelationPlan, values: TupleData) -> bytes:
@@ -277,7 +305,11 @@ def _add_updated(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -
         table.late[slot].nulls(count)
         position = plan.positions[i]
         if i not in columns:
-            table.values[slot].nulls(count)
+            _add_unassigned(table, slot, count)
+        elif slot in table.undone:
+            column = plan.elements[i]
+            changes = [column.written(row.old[position], row.new[position], int(row.hlc)) for row in rows]
+            _add_elements(table, slot, changes)
         elif specs[i].is_counter:
             deltas = [counter_text(counter_delta(row.old[position], row.new[position])) for row in rows]
             table.values[slot].add(int_array(deltas))
@@ -293,15 +325,17 @@ def _add_merged(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) ->
 
 
 def _add_written(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -> None:
-    """Values (or deltas) and late hlcs of rows that hold them by column."""
+    """Values (or deltas, or changes) and late hlcs of rows that hold them by column."""
     specs, count = table.plan.spec.columns, len(rows)
     for slot, i in enumerate(table.carried):
         if i not in columns:
-            table.values[slot].nulls(count)
+            _add_unassigned(table, slot, count)
             table.late[slot].nulls(count)
             continue
         values = [(row.values or {})[i] for row in rows]
-        if specs[i].is_counter:
+        if slot in table.undone:
+            _add_elements(table, slot, values)
+        elif specs[i].is_counter:
             table.values[slot].add(int_array([counter_text(value) for value in values]))
         else:
             table.values[slot].add(text_array(values))
@@ -313,8 +347,16 @@ def _add_touched(table: _Table, rows: list[HeldRow]) -> None:
     table.rows_in(rows, [row.new for row in rows], ())
     _no_delete(table, TOUCH, count)
     for slot in range(len(table.carried)):
-        table.values[slot].nulls(count)
+        _add_unassigned(table, slot, count)
         table.late[slot].nulls(count)
+
+
+def _add_unassigned(table: _Table, slot: int, count: int) -> None:
+    """A column that a group of rows does not write."""
+    table.values[slot].nulls(count)
+    if slot in table.undone:
+        table.undone[slot].nulls(count)
+        table.old_images[slot].nulls(count)
 
 
 def _no_delete(table: _Table, op: bytes, count: int) -> None:
@@ -322,5 +364,6 @@ def _no_delete(table: _Table, op: bytes, count: int) -> None:
     table.ops.repeat(op, count)
     table.inserted.nulls(count)
     table.images.nulls(count)
-    for column in table.old_counters:
-        column.nulls(count)
+    for slot, column in enumerate(table.old_images):
+        if slot not in table.undone:
+            column.nulls(count)

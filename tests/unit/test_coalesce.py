@@ -73,7 +73,7 @@ class Entry:
     values: dict[str, Value | Fraction] = field(default_factory=dict)
     hlcs: dict[str, int] = field(default_factory=dict)
     image: Row | None = None
-    old_counters: Row = field(default_factory=dict)
+    old_images: Row = field(default_factory=dict)
 
 
 def delta(old: Value, new: Value) -> Fraction:
@@ -129,12 +129,10 @@ def expected(events: list[Event]) -> Entry:
     if delete is last:
         counters = {name: last.old[name] for name in COUNTERS}
         image = {n: last.old[n] for n in COLUMNS}
-        return Entry(
-            "D", last.xid, last.hlc, values=before.values, hlcs=before.hlcs, image=image, old_counters=counters
-        )
+        return Entry("D", last.xid, last.hlc, values=before.values, hlcs=before.hlcs, image=image, old_images=counters)
     entry = written(events[deletes[0] + 1 :])
     entry.op = "R"
-    entry.old_counters = {name: less(delete.old[name], before.values.get(name)) for name in COUNTERS}
+    entry.old_images = {name: less(delete.old[name], before.values.get(name)) for name in COUNTERS}
     return entry
 
 
@@ -157,7 +155,7 @@ def decoded(local: LocalChanges) -> dict[tuple[Value, ...], Entry]:
         return [None if value is None else int(value) for value in array(literal)]
 
     assert len(changes.values) == len(changes.late) == len(changes.seen) == len(changes.columns)
-    assert len(local.old_counters) == len(changes.columns)
+    assert len(local.old_images) == len(changes.columns)
     assert len(changes.masks) == -(-len(changes.columns) // MASK_BITS)
     keys = list(zip(*(array(k) for k in changes.keys), strict=True))
     assert len(set(keys)) == rows
@@ -179,7 +177,7 @@ def decoded(local: LocalChanges) -> dict[tuple[Value, ...], Entry]:
         )
     for c, name in enumerate(changes.columns):
         masks = numbers(changes.masks[c // MASK_BITS])
-        values, late, old = array(changes.values[c]), numbers(changes.late[c]), array(local.old_counters[c])
+        values, late, old = array(changes.values[c]), numbers(changes.late[c]), array(local.old_images[c])
         for i, key in enumerate(keys):
             entry = entries[key]
             if (masks[i] or 0) >> (c % MASK_BITS) & 1:
@@ -193,7 +191,7 @@ def decoded(local: LocalChanges) -> dict[tuple[Value, ...], Entry]:
                 assert values[i] is None
                 assert late[i] is None
             if name in COUNTERS and entry.op in "DR":
-                entry.old_counters[name] = old[i]
+                entry.old_images[name] = old[i]
             else:
                 assert old[i] is None
     assert_shipped(local, [op == b"T" for op in ops])
@@ -220,9 +218,9 @@ def assert_shipped(local: LocalChanges, touched: list[bool]) -> None:
 def assert_entries(entries: dict[tuple[Value, ...], Entry], wanted: dict[tuple[Value, ...], Entry]) -> None:
     """Equal; a counter that deltas were taken off is compared as a number, not as text."""
     for key, entry in wanted.items():
-        for name, value in entry.old_counters.items():
+        for name, value in entry.old_images.items():
             if isinstance(value, Fraction):
-                entries[key].old_counters[name] = delta(None, entries[key].old_counters[name])
+                entries[key].old_images[name] = delta(None, entries[key].old_images[name])
     assert entries == wanted
 
 
@@ -327,7 +325,7 @@ def test_deferred_keys_shifted_in_one_statement() -> None:
     (local,) = coalescer.take()
     rows = dict(zip(parse_array(local.changes.keys[0]), parse_array(local.changes.ops), strict=True))
     assert rows == {b"1": b"D", b"2": b"R", b"3": b"I"}
-    old = dict(zip(parse_array(local.changes.keys[0]), parse_array(local.old_counters[1]), strict=True))
+    old = dict(zip(parse_array(local.changes.keys[0]), parse_array(local.old_images[1]), strict=True))
     assert old == {b"1": b"10", b"2": b"20", b"3": None}
 
 
@@ -400,7 +398,7 @@ def test_operations_that_only_deferred_keys_can_bring() -> None:
     assert local.changes.ops == b"{R,R,R}"
     assert parse_array(local.changes.values[0]) == [b"c", b"d", b"e"]
     assert parse_array(local.changes.values[1]) == [b"4", b"5", b"6"]
-    assert parse_array(local.old_counters[1]) == [b"1", b"1", b"1"]
+    assert parse_array(local.old_images[1]) == [b"1", b"1", b"1"]
 
 
 def test_mask_words_of_a_wide_table() -> None:
