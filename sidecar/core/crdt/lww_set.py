@@ -1,8 +1,8 @@
 """``lww_set``: per element the later of add and remove (Shapiro et al. 2011, section 3.3.3, "LWW-element-Set").
 
-A write adds the elements that are new in it and removes those that are gone. Of concurrent operations on an element
-the one with the highest ``(hlc, node)`` stands, whoever saw what, so a remove can win over a concurrent add. State
-and laws: :mod:`sidecar.core.crdt.stamps`.
+A write adds the elements that are new in it and removes those that are gone. Of the operations on an element the one
+with the highest ``(hlc, node)`` stands, whoever saw what, so a remove can win over a concurrent add. State and laws:
+:mod:`sidecar.core.crdt.stamps`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def genesis(elements: Collection[str] | None) -> Stamps:
     return stamps.genesis(_plain(elements))
 
 
-def insert(elements: Collection[str] | None, *, hlc: int, node: int) -> StampChange:
-    """What an INSERT of the row says: just these elements, and what it had not seen."""
-    return stamps.assignment(_plain(elements), hlc=hlc, node=node)
+def insert(state: Stamps, elements: Collection[str] | None, *, hlc: int, node: int) -> StampChange:
+    """What an INSERT of the row says, over the state that a deleted row has left."""
+    return stamps.assignment(state, _plain(elements), hlc=hlc, node=node)
 
 
 def update(old: Collection[str] | None, new: Collection[str] | None, *, hlc: int, node: int) -> StampChange:

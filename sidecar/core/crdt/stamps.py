@@ -1,17 +1,13 @@
 """Elements with the stamp of their latest operation: the state of ``lww_set`` and ``lww_map``.
 
-State: for each element or key that was ever there the stamp ``(hlc, node)`` of its latest add or removal, whether it
-is there, and its value (an element of a set has none). A removed element keeps its stamp, so that an earlier add that
-comes later loses. A *full* change, an insert of the row, makes the entries that it saw absent **without a stamp of
-its own**: the inserted row holds what was inserted and what the insert had not seen. (With the insert's stamp, a
-concurrent add with a lower one would lose where the insert came first and stay where it came second.)
+State: for each element or key that was ever there the stamp ``(hlc, node)`` of its latest add or removal, whether it is
+there, and its value (an element of a set has none). A removed element keeps its stamp, so that an earlier add that
+comes later loses. An insert of the row is an operation on each element as well: it adds those of the inserted value,
+and removes the others that a deleted row of the same key had left here.
 
-So an element is there iff its latest operation is an add that no insert has seen.
-
-Laws: entries are ordered by ``(hlc, node)``, then present below absent; the order is total, because one dot says one
-thing about an element. ``merge`` is the per-element maximum, hence commutative, associative and idempotent; changes
-move up. ``apply`` takes changes in causal order; whatever that order is, the state is the same, and the same as by
-``merge``. ``then`` makes one change of two: applying it is applying both.
+Laws: entries are ordered by their stamp, totally, because one dot says one thing about an element. ``merge`` is the
+per-element maximum, hence commutative, associative and idempotent; ``apply`` moves up in it, and takes changes in any
+order, and twice. ``then`` makes one change of two: applying it is applying both.
 """
 
 from __future__ import annotations
@@ -20,9 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from sidecar.core.versions import GENESIS, Dot, covers
+from sidecar.core.versions import GENESIS
 
 NEVER = (-1, 0)
+Values = Mapping[str, str | None]
 
 
 class Entry(NamedTuple):
@@ -30,7 +27,7 @@ class Entry(NamedTuple):
 
     hlc: int
     node: int
-    absent: bool
+    present: bool
     value: str | None = None
 
 
@@ -44,7 +41,7 @@ class Stamps:
 
     @property
     def present(self) -> dict[str, Entry]:
-        return {element: entry for element, entry in self.entries.items() if not entry.absent}
+        return {element: entry for element, entry in self.entries.items() if entry.present}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,61 +53,52 @@ class StampChange:
     hlc: int
     add: Mapping[str, tuple[int, str | None]] = field(default_factory=dict)
     remove: Mapping[str, int] = field(default_factory=dict)
-    full: bool = False
     null: bool = False
 
 
-def genesis(values: Mapping[str, str | None] | None) -> Stamps:
+def genesis(values: Values | None) -> Stamps:
     """The state of a value that was there before the table was attached."""
-    return Stamps({e: Entry(0, GENESIS, False, v) for e, v in (values or {}).items()}, (0, GENESIS), values is None)
+    entries = {element: Entry(0, GENESIS, True, value) for element, value in (values or {}).items()}
+    return Stamps(entries, (0, GENESIS), values is None)
 
 
-def assignment(values: Mapping[str, str | None] | None, *, hlc: int, node: int) -> StampChange:
-    """The full change that leaves just these elements, and what its origin had not seen."""
+def assignment(state: Stamps, values: Values | None, *, hlc: int, node: int) -> StampChange:
+    """What an INSERT of the row says, over the state that a deleted row has left."""
     add = {element: (hlc, value) for element, value in (values or {}).items()}
-    return StampChange(node, hlc, add, full=True, null=values is None)
+    return StampChange(node, hlc, add, {e: hlc for e in state.present if e not in add}, null=values is None)
 
 
-def difference(
-    old: Mapping[str, str | None] | None, new: Mapping[str, str | None] | None, *, hlc: int, node: int
-) -> StampChange:
+def difference(old: Values | None, new: Values | None, *, hlc: int, node: int) -> StampChange:
     """What an UPDATE of the column from ``old`` to ``new`` says (``None`` is NULL)."""
     before, after = old or {}, new or {}
-    add = {e: (hlc, v) for e, v in after.items() if e not in before or before[e] != v}
+    add = {e: (hlc, value) for e, value in after.items() if e not in before or before[e] != value}
     return StampChange(node, hlc, add, {e: hlc for e in before if e not in after}, null=new is None)
 
 
-def apply(state: Stamps, change: StampChange, context: Mapping[int, int]) -> Stamps:
-    """The state after a change whose origin had seen ``context`` and its own earlier changes. For a local change, the
-    context is what the node has seen."""
-    entries = dict(state.entries)
-    if change.full:
-        for element, (hlc, node, _, _) in state.present.items():
-            if node == change.origin or covers(context, Dot(node, hlc)):
-                entries[element] = Entry(hlc, node, absent=True)
-    changed = {e: Entry(hlc, change.origin, False, value) for e, (hlc, value) in change.add.items()}
-    changed |= {e: Entry(hlc, change.origin, True) for e, hlc in change.remove.items()}
-    return merge(Stamps(entries, state.last, state.null), Stamps(changed, (change.hlc, change.origin), change.null))
+def apply(state: Stamps, change: StampChange) -> Stamps:
+    """The state after a local change or one of another node."""
+    entries = {e: Entry(hlc, change.origin, True, value) for e, (hlc, value) in change.add.items()}
+    entries |= {e: Entry(hlc, change.origin, False) for e, hlc in change.remove.items()}
+    return merge(state, Stamps(entries, (change.hlc, change.origin), change.null))
 
 
 def then(first: StampChange, second: StampChange) -> StampChange:
-    """One change with the effect of both, for writes of one node between which nothing was merged."""
-    add, remove = dict(first.add), dict(first.remove)
-    if second.full:
-        # Erased, but still the latest operation on its element: it keeps its stamp.
-        remove |= {element: hlc for element, (hlc, _) in add.items()}
-        add = {}
-    remove |= second.remove
-    add = {element: added for element, added in add.items() if element not in second.remove} | dict(second.add)
-    remove = {element: hlc for element, hlc in remove.items() if element not in add}
-    return replace(second, add=add, remove=remove, full=first.full or second.full)
+    """One change with the effect of both: per element the last operation."""
+    add = {e: added for e, added in first.add.items() if e not in second.remove} | dict(second.add)
+    remove = {e: hlc for e, hlc in first.remove.items() if e not in second.add} | dict(second.remove)
+    return replace(second, add=add, remove=remove)
 
 
 def merge(a: Stamps, b: Stamps) -> Stamps:
-    """The later entry of each element; of one operation, what erased it."""
+    """The later entry of each element."""
     entries = dict(a.entries)
     for element, entry in b.entries.items():
         mine = entries.get(element, entry)
-        entries[element] = max(mine, entry, key=lambda e: e[:3])
+        assert mine[:2] != entry[:2] or mine == entry, "one dot said two things about an element"
+        entries[element] = max(mine, entry, key=_stamp)
     last, null = max((a.last, a.null), (b.last, b.null))
     return Stamps(entries, last, null)
+
+
+def _stamp(entry: Entry) -> tuple[int, int]:
+    return entry.hlc, entry.node
