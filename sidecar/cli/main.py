@@ -24,7 +24,8 @@ _USAGE_ERROR: type = typer.BadParameter.__mro__[1]
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """``module`` has the function ``command``; ``summary`` is the first line of its docstring, for the list of all."""
+    """``module`` has the function ``command``, or ``group`` with commands below it; ``summary`` is the first line of
+    ``command``'s docstring, for the list of all."""
 
     name: str
     module: str
@@ -70,6 +71,12 @@ COMMANDS = (
         "sidecar.cli.conflicts",
         "List the conflicts this node found: both values, who won, and by which rule. Oldest first.",
         "sidecar conflicts --since 1h -c node.toml",
+    ),
+    _Command(
+        "certs",
+        "sidecar.cli.certs",
+        "Make an authority and the nodes' certificates for TLS between peers.",
+        "sidecar certs init && sidecar certs issue us-east",
     ),
     _Command(
         "demo",
@@ -121,8 +128,11 @@ def application(named: str | None) -> typer.Typer:
     )
     for known in COMMANDS:
         epilog = f"Example: {known.example}"
-        if known.name == named:
-            app.command(known.name, epilog=epilog)(importlib.import_module(known.module).command)
+        module = importlib.import_module(known.module) if known.name == named else None
+        if module is not None and hasattr(module, "group"):
+            app.add_typer(module.group, name=known.name, epilog=epilog)
+        elif module is not None:
+            app.command(known.name, epilog=epilog)(module.command)
         else:
             app.command(known.name, help=known.summary, epilog=epilog)(_not_loaded)
     return app

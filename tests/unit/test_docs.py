@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ TEXTS = dict(zip(DOCUMENTS, (README, ARCHITECTURE, OPERATIONS, PROTOCOL), strict
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEREDOC = re.compile(r"<<'TOML'\n(.*?)^TOML$", re.MULTILINE | re.DOTALL)
+GROUPS = frozenset(c.name for c in COMMANDS if hasattr(importlib.import_module(c.module), "group"))
+"""Commands with commands below them."""
 SECTIONS_LISTED = ("node", "http", "limits", "timing")
 
 # Praise says nothing; and what is not finished has no place in a published page.
@@ -83,7 +86,8 @@ def test_commands_and_options_in_code_exist(
         assert found[1] in known, line
         options = re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", found[2])
         if options:
-            main([found[1], "--help"])
+            below = re.match(r" ([a-z]+)\b", found[2])
+            main([found[1], *([below[1]] if found[1] in GROUPS and below else []), "--help"])
             shown = capsys.readouterr().out
             for option in options:
                 assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), line
