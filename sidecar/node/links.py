@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import dataclass
 
 from sidecar.core.changes import ChangeSetPart
-from sidecar.core.wire.messages import Heartbeat, Hello
+from sidecar.core.wire.messages import BarrierAnswer, Heartbeat, Hello
 from sidecar.errors import ProtocolError
 from sidecar.node.backlog import Backlog
+from sidecar.node.barriers import BarrierMail
 from sidecar.node.inbox import Inbox
 from sidecar.node.ship import Shipper, Tail, ship
 from sidecar.node.state import NodeState
@@ -37,6 +38,8 @@ class NodeLinks:
         self.reader: JournalReader | None = None
         self.ready = asyncio.Event()
         self.acknowledged_hlc: dict[int, int] = {}
+        self.acknowledged_moved = asyncio.Event()
+        self.barriers = BarrierMail()
         self.names: dict[int, str] = {}
         self.backlog = Backlog()
         self._hellos: dict[int, Hello] = {}
@@ -121,6 +124,20 @@ class NodeLinks:
     def acknowledged(self, link: Link, clock: dict[int, int]) -> None:
         """The peer's durable clock."""
         self.acknowledged_hlc[link.peer_id] = clock.get(self._state.node_id, 0)
+        self.acknowledged_moved.set()
+
+    def barrier_requested(self, link: Link, number: int) -> None:
+        """The peer asks what this node has; answered by :class:`sidecar.node.waits.Waits`."""
+        self.barriers.request(link, number)
+
+    def barrier_answered(self, link: Link, answer: BarrierAnswer) -> None:
+        """What the peer has."""
+        self.barriers.answer(link.peer_id, answer)
+
+    def ask_barrier(self, number: int) -> None:
+        """Ask every linked peer what it has by now."""
+        for entry in self._open.values():
+            entry.link.ask_barrier(number)
 
     def disconnected(self, link: Link, error: Exception | None) -> None:
         """The link is gone; what it left unfinished comes again with the next one. That one may be there already, and

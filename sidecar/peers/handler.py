@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar.core.changes import ChangeSetPart
-from sidecar.core.wire.messages import Heartbeat, Hello
+from sidecar.core.wire.messages import BarrierAnswer, Heartbeat, Hello
 
 if TYPE_CHECKING:
     from sidecar.peers.link import Link
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 class PeerHandler(Protocol):
     """Implemented by the node. For one link the calls come in this order: ``connected``, then any number of ``receive``
-    (one at a time), ``heartbeat`` and ``acknowledged``, then ``disconnected`` once. A peer has at most one link: the
-    ``disconnected`` of the older one is over before the ``connected`` of the next.
+    (one at a time), ``heartbeat``, ``acknowledged`` and ``barrier_...``, then ``disconnected`` once. A peer has at most
+    one link: the ``disconnected`` of the older one is over before the ``connected`` of the next.
     """
 
     def hello(self) -> Hello:
@@ -39,6 +39,15 @@ class PeerHandler(Protocol):
 
     def acknowledged(self, link: Link, clock: dict[int, int]) -> None:
         """The peer's whole durable clock as known now."""
+        ...
+
+    def barrier_requested(self, link: Link, number: int) -> None:
+        """The peer asks what this node has by now; answer with :meth:`Link.answer_barrier`. A newer request takes the
+        place of one that is not answered yet, so that what waits is bounded."""
+        ...
+
+    def barrier_answered(self, link: Link, answer: BarrierAnswer) -> None:
+        """What the peer had when it read a request of this node."""
         ...
 
     def disconnected(self, link: Link, error: Exception | None) -> None:

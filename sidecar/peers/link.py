@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sidecar.core.changes import ChangeSetPart
-from sidecar.core.wire.messages import Ack, Goodbye, Heartbeat, Hello
+from sidecar.core.wire.messages import SINCE, Ack, BarrierAnswer, BarrierRequest, Goodbye, Heartbeat, Hello
 from sidecar.core.wire.roundtrip import RoundTrip
 from sidecar.errors import ProtocolError, SidecarError, TransientError
 from sidecar.peers.connection import Connection
@@ -106,6 +106,19 @@ class Link:
         if self.is_open:
             self._connection.write(self._round_trip.heartbeat(hlc, from_hlc, self._now_ms()))
 
+    def ask_barrier(self, number: int) -> bool:
+        """Ask what the peer has committed or merged by now; False when it speaks a version that does not know this, or
+        the link is closed. ``number`` rises from request to request."""
+        if not self.is_open or self._session.protocol < SINCE[BarrierRequest]:
+            return False
+        self._connection.write(BarrierRequest(number))
+        return True
+
+    def answer_barrier(self, number: int, clock: Mapping[int, int]) -> None:
+        """Answer the peer's request ``number``."""
+        if self.is_open:
+            self._connection.write(BarrierAnswer(number=number, clock=dict(clock)))
+
     def close(self, reason: str) -> None:
         """End the link with a farewell; ``ended`` is set when that is done."""
         if not self._closing.done():
@@ -169,6 +182,10 @@ class Link:
                     self._handler.acknowledged(self, message.clock)
                 case Heartbeat():
                     self._take_heartbeat(message)
+                case BarrierRequest():
+                    self._handler.barrier_requested(self, message.number)
+                case BarrierAnswer():
+                    self._handler.barrier_answered(self, message)
                 case Goodbye():
                     self.state.last_error = f"{self.peer_name} closed the link: {message.reason}"
                     return

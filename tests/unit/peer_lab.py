@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
-from sidecar.core.wire.messages import Heartbeat, Hello, part_bytes
+from sidecar.core.wire.messages import PROTOCOL_MAX, PROTOCOL_MIN, BarrierAnswer, Heartbeat, Hello, part_bytes
 from sidecar.peers.link import Link
 from sidecar.peers.mesh import PeerMesh
 from sidecar.settings import Settings, TlsSettings
@@ -48,12 +48,13 @@ class Node:
     listen: str
     cluster: str = "test"
     boot_id: str = "boot-1"
-    protocol: tuple[int, int] = (1, 1)
+    protocol: tuple[int, int] = (PROTOCOL_MIN, PROTOCOL_MAX)
     grants: bool = True
     keep: bool = True
     clock: dict[int, int] = field(default_factory=dict)
     parts: list[tuple[str, ChangeSetPart]] = field(default_factory=list)
     heartbeats: list[tuple[str, Heartbeat]] = field(default_factory=list)
+    barriers: list[tuple[str, BarrierAnswer]] = field(default_factory=list)
     clocks: dict[str, dict[int, int]] = field(default_factory=dict)
     events: list[tuple[str, str, Exception | None]] = field(default_factory=list)
     received_bytes: int = 0
@@ -100,6 +101,12 @@ class Node:
 
     def acknowledged(self, link: Link, clock: dict[int, int]) -> None:
         self.clocks[link.peer_name] = clock
+
+    def barrier_requested(self, link: Link, number: int) -> None:
+        link.answer_barrier(number, self.clock)
+
+    def barrier_answered(self, link: Link, answer: BarrierAnswer) -> None:
+        self.barriers.append((link.peer_name, answer))
 
     def disconnected(self, link: Link, error: Exception | None) -> None:
         self.events.append(("down", link.peer_name, error))

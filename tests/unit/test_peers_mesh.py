@@ -9,7 +9,7 @@ import random
 import pytest
 from peer_lab import Lab, Node, free_address, make_part, until
 
-from sidecar.core.wire.messages import part_bytes
+from sidecar.core.wire.messages import BarrierAnswer, part_bytes
 from sidecar.errors import ConfigurationError, ProtocolError, TransientError
 from sidecar.peers.listener import open_port
 from sidecar.peers.status import PeerPhase
@@ -50,6 +50,27 @@ async def test_two_nodes_exchange_parts_acks_and_heartbeats(lab: Lab) -> None:
     assert state.change_sets_out == 1
     assert b.mesh.states["a"].change_sets_in == 1
     assert b.mesh.states["a"].bytes_in == state.bytes_out > 0
+
+
+async def test_a_barrier_is_asked_and_answered_either_way(lab: Lab) -> None:
+    a, b = lab.pair()
+    a.clock, b.clock = {1: 5, 3: 9}, {2: 6}
+    await lab.linked(a, b)
+    assert a.link("b").ask_barrier(7)
+    assert b.link("a").ask_barrier(8)
+    await until(lambda: a.barriers and b.barriers)
+    assert a.barriers == [("b", BarrierAnswer(number=7, clock={2: 6}))]
+    assert b.barriers == [("a", BarrierAnswer(number=8, clock={1: 5, 3: 9}))]
+
+
+async def test_a_peer_of_the_previous_version_is_linked_and_not_asked(lab: Lab) -> None:
+    b = lab.node("b", 2, protocol=(1, 1))
+    a = lab.node("a", 1, peers={"b": b.listen})
+    await lab.linked(a, b)
+    assert not a.link("b").ask_barrier(7)
+    a.link("b").send_heartbeat(20, 9)
+    await until(lambda: [h for _, h in b.heartbeats if h.hlc])
+    assert b.count("down", "a") == 0
 
 
 async def test_three_nodes_form_a_full_mesh(lab: Lab) -> None:

@@ -14,6 +14,8 @@ from sidecar.core.wire.messages import (
     TYPE_CODES,
     Accept,
     Ack,
+    BarrierAnswer,
+    BarrierRequest,
     Goodbye,
     Heartbeat,
     Hello,
@@ -31,6 +33,8 @@ EXAMPLES: list[Message] = [
         cluster="c", node_id=1, node_name="a", clock={1: 5}, boot_id="x", window_bytes=1 << 24, frame_bytes_max=1 << 25
     ),
     ChangeSetPart(header=ChangeSetHeader(origin=1, from_hlc=5, to_hlc=9, context={2: 3}, rows=1), body=b"\x28\xb5"),
+    BarrierRequest(7),
+    BarrierAnswer(number=7, clock={1: 5}),
 ]
 
 

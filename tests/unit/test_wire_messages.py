@@ -18,6 +18,8 @@ from sidecar.core.wire.messages import (
     TYPE_CODES,
     Accept,
     Ack,
+    BarrierAnswer,
+    BarrierRequest,
     Goodbye,
     Heartbeat,
     Hello,
@@ -70,6 +72,8 @@ messages = st.one_of(
     st.builds(ChangeSetPart, header=headers, body=st.binary(max_size=100)),
     st.builds(Ack, clock=clocks, credit_bytes=counts),
     st.builds(Heartbeat, hlc=hlcs, from_hlc=hlcs, sent_ms=counts, echo_ms=counts, echo_delay_ms=counts),
+    st.builds(BarrierRequest, counts),
+    st.builds(BarrierAnswer, number=counts, clock=clocks),
 )
 
 

@@ -15,8 +15,12 @@ from sidecar.core.wire.frames import encode_frame
 from sidecar.core.wire.greeting import Choice, Standing, choose, judge_hello, negotiate
 from sidecar.core.wire.messages import (
     PART_OVERHEAD_BYTES,
+    PROTOCOL_MAX,
+    SINCE,
     Accept,
     Ack,
+    BarrierAnswer,
+    BarrierRequest,
     Goodbye,
     Heartbeat,
     Hello,
@@ -30,6 +34,7 @@ from sidecar.core.wire.session import TRANSITIONS, Session, Side, advance
 from sidecar.errors import LinkRefusedError, ProtocolError
 
 MIB = 1 << 20
+FRAMES_OF_THE_HANDSHAKE = 2  # Hello and Accept, in each direction
 
 
 def hello(node_id: int = 1, **changes: Any) -> Hello:
@@ -58,8 +63,14 @@ def linked(low: Hello | None = None, high: Hello | None = None, frame_bytes_max:
     return a, b
 
 
+def forged(message: Message) -> bytes:
+    """What a peer that keeps to no rule sends right after the handshake."""
+    return encode_frame(*encode_message(message), FRAMES_OF_THE_HANDSHAKE)
+
+
 SAMPLES: list[Message] = [
     hello(1), Accept(1), Refuse("no"), Goodbye("bye"), part(), Ack(clock={1: 1}), Heartbeat(hlc=1),
+    BarrierRequest(1), BarrierAnswer(number=1),
 ]  # fmt: skip
 
 
@@ -105,9 +116,9 @@ def test_the_handshake_byte_by_byte() -> None:
 
     assert trickle(a, b, hello(1)) == [hello(1)]
     assert trickle(b, a, hello(2)) == [hello(2)]
-    assert trickle(a, b, a.accept()) == [Accept(1)]
+    assert trickle(a, b, a.accept()) == [Accept(PROTOCOL_MAX)]
     assert not a.established
-    assert trickle(b, a, b.accept()) == [Accept(1)]
+    assert trickle(b, a, b.accept()) == [Accept(PROTOCOL_MAX)]
     assert a.established
     assert b.established
     assert trickle(a, b, part(b"body", {1: 5})) == [part(b"body", {1: 5})]
@@ -129,6 +140,56 @@ def test_an_accept_of_another_version_is_refused() -> None:
     give(b, a, hello(2))
     with pytest.raises(ProtocolError, match="version 9"):
         list(b.receive(encode_frame(*encode_message(Accept(9)))))
+
+
+# The previous version
+
+
+def linked_at_version_1() -> tuple[Session, Session]:
+    """This release and one that speaks version 1 only."""
+    return linked(high=hello(2, protocol_max=1))
+
+
+def test_the_previous_version_is_spoken_with_an_older_peer() -> None:
+    assert PROTOCOL_MAX == 2
+    for a, b in (linked_at_version_1(), linked(low=hello(1, protocol_max=1))):
+        assert (a.protocol, b.protocol) == (1, 1)
+        for sender, receiver in ((a, b), (b, a)):
+            data = sender.send(Heartbeat(hlc=4))
+            assert data == encode_frame(*encode_message(Heartbeat(hlc=4))), "without a number, as version 1 has it"
+            assert list(receiver.receive(data)) == [Heartbeat(hlc=4)]
+
+
+@pytest.mark.parametrize("message", [BarrierRequest(1), BarrierAnswer(number=1)], ids=lambda m: type(m).__name__)
+def test_what_the_previous_version_does_not_know_is_neither_sent_nor_taken(message: Message) -> None:
+    assert type(message) in SINCE
+    a, b = linked_at_version_1()
+    with pytest.raises(ProtocolError, match="not part of protocol version 1"):
+        a.send(message)
+    with pytest.raises(ProtocolError, match="not part of protocol version 1"):
+        list(b.receive(encode_frame(*encode_message(message))))
+
+
+# Frames that are numbered
+
+
+def test_a_frame_that_is_lost_doubled_or_overtaken_is_found() -> None:
+    frames = [Ack(clock={1: 5}), Heartbeat(hlc=4), part(b"x", {2: 3})]
+    for order in ([1], [0, 0], [1, 0], [0, 2], [0, 1, 1], [2, 0, 1]):
+        a, b = linked()
+        sent = [a.send(message) for message in frames]
+        stream = b"".join(sent[number] for number in order)
+        with pytest.raises(ProtocolError, match="checksum"):
+            list(b.receive(stream))
+        assert b.theirs is Side.CLOSED
+
+
+def test_a_farewell_right_behind_the_accept_is_understood() -> None:
+    a, b = Session(MIB), Session(MIB)
+    give(a, b, hello(1))
+    give(b, a, hello(2))
+    data = a.send(a.accept()) + a.send(Goodbye("bye"))
+    assert list(b.receive(data)) == [Accept(PROTOCOL_MAX), Goodbye("bye")]
 
 
 def test_messages_before_a_broken_frame_are_not_lost() -> None:
@@ -199,7 +260,7 @@ def test_a_peer_that_exceeds_its_credit_is_cut() -> None:
 def test_a_peer_cannot_grant_what_was_not_sent() -> None:
     a, _ = linked()
     with pytest.raises(ProtocolError, match="credit of 1 bytes for 0"):
-        list(a.receive(encode_frame(*encode_message(Ack(credit_bytes=1)))))
+        list(a.receive(forged(Ack(credit_bytes=1))))
 
 
 def test_a_frame_the_peer_does_not_take_is_not_sent() -> None:
@@ -257,13 +318,13 @@ def test_acknowledgements_carry_what_rose_and_arrive_whole() -> None:
     assert b.peer_clock == {1: 7, 2: 3}
     assert give(a, b, Ack(clock={1: 7, 2: 4, 3: 1})) == Ack(clock={1: 7, 2: 4, 3: 1})
     assert give(a, b, Ack(clock={2: 1})) == Ack(clock={1: 7, 2: 4, 3: 1})
-    assert a.send(Ack(clock={2: 4})) == encode_frame(*encode_message(Ack()))
+    assert a.send(Ack(clock={2: 4})) == encode_frame(*encode_message(Ack()), 4)
 
 
 def test_a_durable_clock_that_goes_back_is_refused() -> None:
     a, b = linked(low=hello(1, clock={1: 7}))
     with pytest.raises(ProtocolError, match="went back"):
-        list(b.receive(encode_frame(*encode_message(Ack(clock={1: 6})))))
+        list(b.receive(forged(Ack(clock={1: 6}))))
     assert a.established
 
 
@@ -278,7 +339,7 @@ def test_a_durable_clock_that_goes_back_is_refused() -> None:
         (hello(1, node_name="n2"), None, (), "both have node id 1"),
         (hello(2), "n3", (), "'n2' answers at the address of 'n3'"),
         (hello(2), None, ("n3",), "'n2' is not among the peers of n1"),
-        (hello(2, protocol_min=2, protocol_max=3), None, (), "protocol versions 2..3"),
+        (hello(2, protocol_min=3, protocol_max=4), None, (), "protocol versions 3..4"),
         (hello(2, protocol_min=0, protocol_max=0), None, (), "protocol versions 0..0"),
     ],
 )

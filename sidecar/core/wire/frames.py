@@ -8,6 +8,9 @@ A frame is a 12-byte header and a payload, all integers big-endian:
 speaks this protocol: no ASCII text and no TLS record begins with it. ``crc`` is the CRC-32 (zlib) of the first eight
 header bytes followed by the payload; a damaged length or type is found like a damaged payload. ``flags`` are reserved,
 zero.
+
+From protocol version 2 on, the checksums of an open link also cover the frame's number in its direction (u32, put
+before the header, not sent): a whole frame that is lost, doubled or overtaken on the way is found like a damaged one.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ LEAD = LEAD_MARK | FRAME_VERSION
 
 _FACTS = struct.Struct("!BBHI")
 _CHECKSUM = struct.Struct("!I")
+_NUMBER = struct.Struct("!I")
+_NUMBER_MASK = (1 << 32) - 1
 HEADER_BYTES = _FACTS.size + _CHECKSUM.size
 
 
@@ -36,10 +41,16 @@ class Frame:
     payload: bytes
 
 
-def encode_frame(type_code: int, payload: bytes) -> bytes:
-    """The bytes of one frame. ``type_code`` is 0..255; the payload is at most 2**32 - 1 bytes."""
+def encode_frame(type_code: int, payload: bytes, number: int | None = None) -> bytes:
+    """The bytes of one frame. ``type_code`` is 0..255; the payload is at most 2**32 - 1 bytes. ``number``: that of the
+    frame in its direction, from 0, where the checksum covers it."""
     facts = _FACTS.pack(LEAD, type_code, 0, len(payload))
-    return b"".join((facts, _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(facts))), payload))
+    return b"".join((facts, _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(facts, _seed(number)))), payload))
+
+
+def _seed(number: int | None) -> int:
+    """What a checksum begins with."""
+    return 0 if number is None else zlib.crc32(_NUMBER.pack(number & _NUMBER_MASK))
 
 
 class FrameReader:
@@ -47,13 +58,16 @@ class FrameReader:
 
     ``frame_bytes_max`` bounds the payload of the next frame and may be changed between frames; it is applied as soon as
     the length is there, so an oversized frame is refused before any of its payload is kept. The first error is final:
-    where the next frame would begin is unknown after it.
+    where the next frame would begin is unknown after it. ``numbered``: whether the checksum of the next frame covers
+    its number; may be changed likewise.
     """
 
-    __slots__ = ("_buffer", "frame_bytes_max")
+    __slots__ = ("_buffer", "_count", "frame_bytes_max", "numbered")
 
     def __init__(self, frame_bytes_max: int) -> None:
         self.frame_bytes_max = frame_bytes_max
+        self.numbered = False
+        self._count = 0
         self._buffer = bytearray()
 
     @property
@@ -94,10 +108,12 @@ class FrameReader:
             return None
         with memoryview(buffer) as view:
             payload = bytes(view[HEADER_BYTES:end])
-            checksum = zlib.crc32(payload, zlib.crc32(view[: _FACTS.size]))
+            seed = _seed(self._count if self.numbered else None)
+            checksum = zlib.crc32(payload, zlib.crc32(view[: _FACTS.size], seed))
         if checksum != _CHECKSUM.unpack_from(buffer, _FACTS.size)[0]:
             raise FrameError("frame checksum differs", mend="look for a network path that damages data")
         del buffer[:end]
+        self._count += 1
         return Frame(type_code, payload)
 
 

@@ -18,7 +18,10 @@ from sidecar.core.versions import NODE_ID_MAX, VersionVector
 from sidecar.errors import ProtocolError
 
 PROTOCOL_MIN = 1
-PROTOCOL_MAX = 1
+PROTOCOL_MAX = 2
+"""Version 2 numbers the frames of the open link (their checksums say so) and has barriers."""
+
+NUMBERED_FRAMES_SINCE = 2
 
 CONTROL_BYTES_MAX = 1024 * 1024
 """Payload of every message but a change set. The largest is a Hello: 1023 clock entries (15 kB) and a fingerprint for
@@ -112,7 +115,22 @@ class Heartbeat(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
     echo_delay_ms: Count = 0
 
 
-Message = Hello | Accept | Refuse | Goodbye | ChangeSetPart | Ack | Heartbeat
+class BarrierRequest(msgspec.Struct, array_like=True, frozen=True):
+    """What have you committed or merged by now? The receiver answers with a clock that is taken after it has read this.
+    ``number`` rises with every request on a link; an answer to a later one answers the earlier ones too."""
+
+    number: Count
+
+
+class BarrierAnswer(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
+    """``clock`` names, per origin, the end of the last change set that the sender had committed (its own) or merged
+    when it read the request ``number``. It is whole, not a difference."""
+
+    number: Count
+    clock: Clock = {}
+
+
+Message = Hello | Accept | Refuse | Goodbye | ChangeSetPart | Ack | Heartbeat | BarrierRequest | BarrierAnswer
 
 TYPE_CODES: dict[type[Message], int] = {
     Hello: 1,
@@ -122,7 +140,13 @@ TYPE_CODES: dict[type[Message], int] = {
     ChangeSetPart: 5,
     Ack: 6,
     Heartbeat: 7,
+    BarrierRequest: 8,
+    BarrierAnswer: 9,
 }
+
+SINCE: dict[type[Message], int] = {BarrierRequest: 2, BarrierAnswer: 2}
+"""The protocol version from which on a message exists; those not named were always there."""
+
 _DECODERS = {code: msgspec.msgpack.Decoder(kind) for kind, code in TYPE_CODES.items()}
 _NAMES = {code: kind.__name__ for kind, code in TYPE_CODES.items()}
 _CHANGE_SET_CODE = TYPE_CODES[ChangeSetPart]

@@ -23,8 +23,12 @@ from sidecar.core.wire.frames import Frame, FrameReader, encode_frame
 from sidecar.core.wire.greeting import negotiate
 from sidecar.core.wire.messages import (
     CONTROL_BYTES_MAX,
+    NUMBERED_FRAMES_SINCE,
+    SINCE,
     Accept,
     Ack,
+    BarrierAnswer,
+    BarrierRequest,
     Goodbye,
     Heartbeat,
     Hello,
@@ -51,11 +55,18 @@ class Side(enum.Enum):
 TRANSITIONS: dict[Side, dict[type[Message], Side]] = {
     Side.START: {Hello: Side.GREETED, Refuse: Side.CLOSED},
     Side.GREETED: {Accept: Side.OPEN, Refuse: Side.CLOSED, Goodbye: Side.CLOSED},
-    Side.OPEN: {ChangeSetPart: Side.OPEN, Ack: Side.OPEN, Heartbeat: Side.OPEN, Goodbye: Side.CLOSED},
+    Side.OPEN: {
+        ChangeSetPart: Side.OPEN,
+        Ack: Side.OPEN,
+        Heartbeat: Side.OPEN,
+        BarrierRequest: Side.OPEN,
+        BarrierAnswer: Side.OPEN,
+        Goodbye: Side.CLOSED,
+    },
     Side.CLOSED: {},
 }
 
-TRAFFIC: tuple[type[Message], ...] = (ChangeSetPart, Ack, Heartbeat)
+TRAFFIC: tuple[type[Message], ...] = (ChangeSetPart, Ack, Heartbeat, BarrierRequest, BarrierAnswer)
 """Messages that need both sides to be open."""
 
 
@@ -92,6 +103,8 @@ class Session:
         """Credit used by change sets received and not granted back yet."""
         self._frame_bytes_max = frame_bytes_max
         self._reader = FrameReader(CONTROL_BYTES_MAX)
+        self._frames_sent = 0
+        self._protocol = 0
         self._context_sent: VersionVector = {}
         self._context_received: VersionVector = {}
         self._clock_sent: VersionVector = {}
@@ -100,6 +113,11 @@ class Session:
     def established(self) -> bool:
         """Both sides accepted and nobody said goodbye."""
         return self.ours is Side.OPEN and self.theirs is Side.OPEN
+
+    @property
+    def protocol(self) -> int:
+        """The version spoken on this link; 0 until one side has accepted."""
+        return self._protocol
 
     @property
     def sendable_bytes(self) -> int:
@@ -113,9 +131,23 @@ class Session:
     def send(self, message: Message) -> bytes:
         """The bytes of a message, in order. Raises :class:`ProtocolError` when it may not be said now."""
         after = advance(self.ours, type(message), self.theirs, first=self._is_first(own=True))
-        frame = self._encode(message)
+        self._check_known(message)
+        code, payload = self._encode(message)
+        frame = encode_frame(code, payload, self._frames_sent if self._numbers(self.ours) else None)
+        self._frames_sent += 1
         self.ours = after
+        if isinstance(message, Accept):
+            self._protocol = message.protocol
         return frame
+
+    def _numbers(self, side: Side) -> bool:
+        """Whether the frames of a side that is in this state are numbered: those after its Accept."""
+        return side is Side.OPEN and self._protocol >= NUMBERED_FRAMES_SINCE
+
+    def _check_known(self, message: Message) -> None:
+        since = SINCE.get(type(message))
+        if since is not None and since > self._protocol:
+            raise ProtocolError(f"{type(message).__name__} is not part of protocol version {self._protocol}")
 
     def receive(self, data: bytes) -> Iterator[Message]:
         """Take ``data`` at once; the messages it completes come lazily, with whole clocks and contexts.
@@ -149,7 +181,8 @@ class Session:
             return own
         return (self.own.node_id < self.peer.node_id) is own
 
-    def _encode(self, message: Message) -> bytes:
+    def _encode(self, message: Message) -> tuple[int, bytes]:
+        """Frame type and payload, with clocks and contexts as differences."""
         if isinstance(message, ChangeSetPart):
             return self._encode_part(message)
         if isinstance(message, Ack):
@@ -162,9 +195,9 @@ class Session:
             decode_message(code, payload)  # what the peer would refuse is found here, with a traceback of the caller
             self.own = message
             self._clock_sent = patched({}, message.clock)
-        return encode_frame(code, payload)
+        return code, payload
 
-    def _encode_part(self, part: ChangeSetPart) -> bytes:
+    def _encode_part(self, part: ChangeSetPart) -> tuple[int, bytes]:
         assert self.peer is not None
         if not self.can_send(part):
             raise ProtocolError(f"a part of {part_bytes(part)} bytes with credit for {self.sendable_bytes}")
@@ -180,11 +213,12 @@ class Session:
             )
         self._context_sent = patched(self._context_sent, patch)
         self.in_flight_bytes += part_bytes(part)
-        return encode_frame(code, payload)
+        return code, payload
 
     def _understand(self, frame: Frame) -> Message:
         message = decode_message(frame.type, frame.payload)
         after = advance(self.theirs, type(message), self.ours, first=self._is_first(own=False))
+        self._check_known(message)
         if isinstance(message, Hello):
             self.peer = message
             self.peer_clock = patched({}, message.clock)
@@ -196,11 +230,13 @@ class Session:
         elif isinstance(message, Ack):
             message = self._take_ack(message)
         self.theirs = after
+        self._reader.numbered = self._numbers(after)
         return message
 
     def _check_accept(self, message: Accept) -> None:
         if message != self.accept():
             raise ProtocolError(f"the peer accepted protocol version {message.protocol}, not {self.accept().protocol}")
+        self._protocol = message.protocol
 
     def _take_part(self, part: ChangeSetPart) -> ChangeSetPart:
         assert self.own is not None
