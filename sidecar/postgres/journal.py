@@ -20,6 +20,7 @@ from sidecar.core.changes import DELETE, INSERT, REPLACE, ChangeSetHeader, Chang
 from sidecar.core.merge import capture
 from sidecar.core.merge.shapes import Shapes
 from sidecar.core.merge.staging import Argument, Shape, bind
+from sidecar.core.merge.state_tables import qualified_user_table
 from sidecar.core.pgoutput import parse_lsn, record_end, show_lsn
 from sidecar.core.wire.bodies import pack_tables
 from sidecar.errors import FatalError
@@ -28,6 +29,10 @@ from sidecar.postgres.statements import load
 
 DROP_LOCK_TIMEOUT_MS = 100
 """A partition that is being read is dropped with a later round."""
+
+
+GONE_ERRORS = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError)
+"""A table that was dropped, renamed or given away since its changes were made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class JournalWriter:
         self._partition_bytes = partition_bytes
         self._filled_bytes = 0
         self._partitions: set[int] = set()
+        self._looked: dict[int, bool] = {}
         self._shapes = Shapes()
         self._sql = load("journal")
         self._last_part: tuple[Any, ...] = ()
@@ -85,6 +91,7 @@ class JournalWriter:
         await self._ensure_partition(seq)
         async with self._session.own_transaction():
             self.seq = seq
+            self._looked.clear()
             self._last_part = ()
             try:
                 yield
@@ -174,10 +181,27 @@ class JournalWriter:
         if lifecycle:
             await run(capture.genesis_statement)
             await self._mark_seen(spec, local, await run(capture.seen_query))
-        queued = await run(capture.capture_statement)
+        look = capture.looks_at_user_rows(spec, changes, shape) and await self._may_look(spec)
+        queued = await run(functools.partial(capture.capture_statement, look=look))
         if lifecycle:
             await run(capture.base_statement)
         return [row["id"] for row in queued]
+
+    async def _may_look(self, spec: TableSpec) -> bool:
+        """Whether the user's table can be read now. Capture holds the writer lock, and everything waits for it: so it
+        never waits for somebody's ALTER TABLE, nor for one that waits itself. The lock stays for the transaction."""
+        known = self._looked.get(spec.table_id)
+        if known is None:
+            connection = self._session.connection
+            lock = f"LOCK TABLE ONLY {qualified_user_table(spec)} IN ACCESS SHARE MODE NOWAIT"
+            try:
+                await connection.execute(f"SAVEPOINT look; {lock}; RELEASE SAVEPOINT look")
+                known = True
+            except (asyncpg.LockNotAvailableError, *GONE_ERRORS):
+                await connection.execute("ROLLBACK TO SAVEPOINT look; RELEASE SAVEPOINT look")
+                known = False
+            self._looked[spec.table_id] = known
+        return known
 
     def _local_arguments(self, spec: TableSpec, local: LocalChanges) -> dict[str, Argument]:
         others: dict[str, Argument] = {

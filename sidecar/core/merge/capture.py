@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote
+from sidecar.core.changes import DELETE, TableChanges
 from sidecar.core.merge import counters
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import counter_table, qualified_user_table, row_table
 
 
-def capture_statement(spec: TableSpec, shape: Shape) -> Statement:
+def looks_at_user_rows(spec: TableSpec, changes: TableChanges, shape: Shape) -> bool:
+    """Whether capturing the batch takes a look at the user's table (:func:`capture_statement`)."""
+    return DELETE in changes.ops or bool(_loose_counters(spec, shape))
+
+
+def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> Statement:
     """Upserts row states. Local dots are always above everything in the row state, so nothing is compared.
 
     Parameters besides the arrays: ``node`` (own id), ``xids``, ``images`` (array literals of the batch), and
     ``old:<attnum>`` (a deleted row's counter values). Rows whose shown counter differs from the true value (an undone
     decrease, a saturated sum, increments that a re-insert had not seen) are queued in ``crdt_state.rewrite``.
+
+    ``look``: whether the user's table may be looked at. Without, every row of which only a look could tell is queued:
+    a rewrite that finds nothing to do does nothing.
     """
     parameters = Parameters()
     me = f"{parameters.number('node')}::int2"
@@ -74,10 +83,10 @@ def capture_statement(spec: TableSpec, shape: Shape) -> Statement:
     excess = [f"x_{c.attnum}" for c in spec.counters if c.attnum in shape.attnums]
     due = []
     if excess:
-        differs = " OR ".join([*(f"up.{name} <> 0" for name in excess), *_wrong_looks(spec, shape)])
+        differs = " OR ".join([*(f"up.{name} <> 0" for name in excess), *_wrong_looks(spec, shape, look=look)])
         due.append(f"up.row_xmin IS NOT NULL AND ({differs})")
     if shape.full:
-        due.append(f"up.row_xmin IS NULL AND {_still_there(spec)}")
+        due.append(f"up.row_xmin IS NULL AND {_still_there(spec)}" if look else "up.row_xmin IS NULL")
     if not due:
         return parameters.statement(f"{with_rows}\n{upsert}")
     key_text = ", ".join(f"up.{key}::text" for key in keys)
@@ -101,12 +110,18 @@ def _still_there(spec: TableSpec) -> str:
     return f"EXISTS (SELECT FROM {qualified_user_table(spec)} AS t WHERE {keys})"
 
 
-def _wrong_looks(spec: TableSpec, shape: Shape) -> list[str]:
+def _loose_counters(spec: TableSpec, shape: Shape) -> list[ColumnSpec]:
+    return [c for c in spec.counters if c.attnum in shape.attnums and counters.loose(c)]
+
+
+def _wrong_looks(spec: TableSpec, shape: Shape, *, look: bool) -> list[str]:
     """Whether the user row shows a counter otherwise than the other nodes will. The row is looked at as it is now; what
     comes later queues it again or not."""
-    carried = [c for c in spec.counters if c.attnum in shape.attnums and counters.loose(c)]
+    carried = _loose_counters(spec, shape)
     if not carried:
         return []
+    if not look:
+        return ["true"]
     keys = " AND ".join(f"t.{quote(k.name)} = up.k_{k.attnum}" for k in spec.key)
     wrong = " OR ".join(counters.wrong_looks(spec, c, "t", "up") for c in carried)
     return [f"EXISTS (SELECT FROM {qualified_user_table(spec)} AS t WHERE {keys} AND ({wrong}))"]
