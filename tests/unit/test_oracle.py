@@ -254,8 +254,8 @@ def test_impossible_histories(operations: list[Operation], message: str) -> None
 
 
 def test_unknown_rules_are_refused() -> None:
-    with pytest.raises(ValueError, match="no rule for or_set"):
-        expected([Operation(1, 1, "insert", "t", 1)], {"t": {"n": Column("or_set", "text[]")}})
+    with pytest.raises(ValueError, match="no rule for or_sett"):
+        expected([Operation(1, 1, "insert", "t", 1)], {"t": {"n": Column("or_sett", "text[]")}})
 
 
 def test_a_version_vector_ahead_of_all_operations_is_fine() -> None:
