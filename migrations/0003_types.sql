@@ -357,8 +357,10 @@ EXCEPTION
 END
 $$;
 
--- Conflicts say what kind they are, and what more there is to know; vectors are {node, hlc, ...} of what each side had seen.
+-- Conflicts say what kind they are, which element or key of the column they are about (NULL: the whole column), and what
+-- more there is to know; vectors are {node, hlc, ...} of what each side had seen.
 ALTER TABLE crdt_state.conflict
+    ADD COLUMN element text,
     ADD COLUMN kind text NOT NULL DEFAULT 'overwrite'
         CHECK (kind IN ('overwrite', 'undone', 'saturated', 'revived', 'lost_delete', 'merge_failed')),
     ADD COLUMN note text,

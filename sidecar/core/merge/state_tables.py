@@ -10,11 +10,18 @@
     image                      tombstone image: {column: text image} of the registers of a deleted row
     n_<attnum>, h_<attnum>     winner's dot of a register column; NULL means the row's own dot
     v_<attnum>                 further entries of the column's version vector, {node,hlc,node,hlc,...}
+    sib_<attnum>               of a column with siblings: all of them, where there are two or more (:mod:`.siblings`)
+    e_<attnum>                 of a set or map: its elements' state; NULL while nobody wrote it since genesis
+                               (:mod:`.elements`); n_, h_ and v_ are of its latest write
+    z_<attnum>                 whether that write made the set or map NULL
     x_<attnum>                 excess of a counter: true sum minus the value shown in the user row (NULL = 0)
 
 ``crdt_state.counter_<table_id>``: per key, counter column and node the sums ``increased``/``decreased``, merged by
 maximum; ``seen_*`` are the sums that a delete had seen, ``base_*`` those that a re-insert has put behind it. The true
 value is ``sum(increased - base_increased) - sum(decreased - base_decreased)`` plus what genesis held.
+
+Elements and siblings stand in the row state and not in tables of their own: PostgreSQL rewrites the user's array whole
+with each update anyway, so state of the same order of size costs no more, and needs no joins, indexes or deletes.
 """
 
 from __future__ import annotations
@@ -42,7 +49,13 @@ def counter_table(spec: TableSpec) -> str:
 def _column_definitions(column: ColumnSpec) -> list[str]:
     if column.is_counter:
         return [f"x_{column.attnum} numeric"]
-    return [f"n_{column.attnum} int2", f"h_{column.attnum} int8", f"v_{column.attnum} int8[]"]
+    n = column.attnum
+    definitions = [f"n_{n} int2", f"h_{n} int8", f"v_{n} int8[]"]
+    if column.is_sibling:
+        definitions.append(f"sib_{n} jsonb")
+    if column.is_element:
+        definitions += [f"e_{n} jsonb", f"z_{n} boolean"]
+    return definitions
 
 
 def state_ddl(spec: TableSpec) -> list[str]:

@@ -1,0 +1,122 @@
+"""SQL fragments of ``mv_register``, ``max_register``, ``min_register`` and ``merge(fn)`` columns.
+
+They keep the writes that no other write had seen (:mod:`sidecar.core.crdt.siblings`) and differ only in which value
+the column shows. A single write is the shown value with the dot of a register; where there are more, ``sib_<attnum>``
+of the row state holds them all as jsonb ``[[node, hlc, text image or null], ...]``, the highest ``(hlc, node)`` first.
+The functions are in ``migrations/0003_types.sql``.
+"""
+
+from __future__ import annotations
+
+from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
+
+COLLATABLE = frozenset({"text", "character varying", "character", "bpchar", "name", "citext"})
+"""Types that compare by a collation; databases may differ in theirs, so values are compared by their bytes."""
+
+_DIRECTION = {"max_register": "DESC", "min_register": "ASC"}
+
+
+def joined(column: ColumnSpec) -> list[str]:
+    """What the join of staged row ``g``, row state ``s`` and user row ``t`` contributes."""
+    n = column.attnum
+    return [
+        f"coalesce(s.h_{n}, s.row_hlc, 0) AS sh_{n}",
+        f"coalesce(s.n_{n}, s.row_node, 0::int2) AS sn_{n}",
+        f"s.v_{n} AS sv_{n}",
+        f"t.{quote(column.name)} AS old_{n}",
+        f"s.sib_{n}",
+    ]
+
+
+def states(column: ColumnSpec, row: str) -> list[str]:
+    """The siblings after the incoming write, ``nsib_``: NULL when it is the only one left. ``row`` has a
+    ``context``."""
+    n = column.attnum
+    image = f"CASE WHEN {row}.present THEN {row}.old_{n}::text ELSE {row}.image ->> {quote_literal(column.name)} END"
+    left = (
+        f"crdt_state.siblings_merge({row}.sib_{n}, {row}.sn_{n}, {row}.sh_{n}, {image},"
+        f" {row}.origin, {row}.context, {row}.h_{n}, {row}.val_{n}::text)"
+    )
+    return [
+        f"({row}.a_{n} AND ({row}.h_{n}, {row}.origin) >= ({row}.sh_{n}, {row}.sn_{n}::int8)) AS win_{n}",
+        f"CASE WHEN {row}.a_{n} THEN {left} ELSE {row}.sib_{n} END AS nsib_{n}",
+    ]
+
+
+def _due(column: ColumnSpec, row: str) -> str:
+    """Whether there are siblings to choose from anew."""
+    n = column.attnum
+    return f"{row}.nsib_{n} IS NOT NULL AND ({row}.a_{n} OR {row}.op = 'T')"
+
+
+def folds(spec: TableSpec, column: ColumnSpec, row: str) -> list[str]:
+    """What the application's function makes of the siblings: ``fd_``, ``{value, why it failed or NULL}``."""
+    if column.crdt != "merge":
+        return []
+    names = ", ".join(quote_literal(text) for text in (column.argument or "", spec.schema, column.type_name))
+    call = f"crdt_state.fold_siblings({row}.nsib_{column.attnum}, {names})"
+    return [f"CASE WHEN {_due(column, row)} THEN {call} END AS fd_{column.attnum}"]
+
+
+def values(column: ColumnSpec, row: str) -> list[str]:
+    """What the user row shows after the merge: ``ns_``."""
+    n = column.attnum
+    before = f"({row}.image ->> {quote_literal(column.name)})::{column.type_name}"
+    return [
+        f"CASE WHEN {_due(column, row)} THEN {_chosen(column, row)}"
+        f" WHEN {row}.a_{n} THEN {row}.val_{n}"
+        f" WHEN {row}.present THEN {row}.old_{n} ELSE {before} END AS ns_{n}"
+    ]
+
+
+def _chosen(column: ColumnSpec, row: str) -> str:
+    n, kind = column.attnum, column.type_name
+    if column.crdt == "merge":
+        return f"{row}.fd_{n}[1]::{kind}"
+    if column.crdt == "mv_register":
+        return f"({row}.nsib_{n} -> 0 ->> 2)::{kind}"
+    value = f"(w.value ->> 2)::{kind}"
+    source = f"jsonb_array_elements({row}.nsib_{n}) WITH ORDINALITY AS w(value, place)"
+    return f"(SELECT {value} FROM {source} ORDER BY {_order(column, value)}, w.place LIMIT 1)"
+
+
+def _order(column: ColumnSpec, value: str) -> str:
+    """The column's order, the shown value first; NULL loses."""
+    collatable = column.base_type.removesuffix("[]").rpartition(".")[2] in COLLATABLE
+    return f"{value}{' COLLATE "C"' if collatable else ''} {_DIRECTION[column.crdt]} NULLS LAST"
+
+
+def state_values(column: ColumnSpec) -> dict[str, str]:
+    """State columns after the merge, beside those of the latest write (:func:`.registers.state_values`)."""
+    return {f"sib_{column.attnum}": f"p.nsib_{column.attnum}"}
+
+
+def conflict_rows(column: ColumnSpec) -> list[str]:
+    """Queries of what is recorded, for :mod:`.conflicts`: the incoming write against each sibling that it had not
+    seen. ``max_register`` and ``min_register``: the value that would be shown of the two wins."""
+    n = column.attnum
+    here = "(w.value -> 0)::int8, (w.value -> 1)::int8, w.value ->> 2"
+    newer = f"(p.h_{n}, p.origin) > ((w.value -> 1)::int8, (w.value -> 0)::int8)"
+    wins = newer
+    if column.crdt in _DIRECTION:
+        pair = f"(VALUES (p.val_{n}, {newer}, true), ((w.value ->> 2)::{column.type_name}, NOT {newer}, false))"
+        order = f"{_order(column, 'x.value')}, x.newer DESC"
+        wins = f"(SELECT x.wins FROM {pair} AS x(value, newer, wins) ORDER BY {order} LIMIT 1)"
+    head = f"{quote_literal(column.name)}, NULL, {quote_literal(column.crdt)}"
+    rows = [
+        f"SELECT {head}, 'overwrite', NULL, {wins}, p.origin, p.h_{n}, p.val_{n}::text, {here}"
+        f" FROM jsonb_array_elements(p.nsib_{n}) AS w WHERE p.a_{n} AND (w.value -> 0)::int8 <> p.origin"
+    ]
+    if column.crdt == "merge":
+        first, second = (
+            f"(p.nsib_{n} -> {i} -> 0)::int8, (p.nsib_{n} -> {i} -> 1)::int8, p.nsib_{n} -> {i} ->> 2" for i in (0, 1)
+        )
+        rows.append(
+            f"SELECT {head}, 'merge_failed', p.fd_{n}[2], true, {first}, {second} WHERE p.fd_{n}[2] IS NOT NULL"
+        )
+    return rows
+
+
+def any_conflict(column: ColumnSpec) -> str:
+    """Whether :func:`conflict_rows` may hold anything."""
+    return f"p.nsib_{column.attnum} IS NOT NULL"
