@@ -83,7 +83,8 @@ def _chosen(column: ColumnSpec, row: str) -> str:
 def _order(column: ColumnSpec, value: str) -> str:
     """The column's order, the shown value first; NULL loses."""
     collatable = column.base_type.removesuffix("[]").rpartition(".")[2] in COLLATABLE
-    return f"{value}{' COLLATE "C"' if collatable else ''} {_DIRECTION[column.crdt]} NULLS LAST"
+    by_bytes = ' COLLATE "C"' if collatable else ""
+    return f"{value}{by_bytes} {_DIRECTION[column.crdt]} NULLS LAST"
 
 
 def state_values(column: ColumnSpec) -> dict[str, str]:
