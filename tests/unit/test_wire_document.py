@@ -16,6 +16,7 @@ from sidecar.core.wire.messages import (
     Ack,
     BarrierAnswer,
     BarrierRequest,
+    Fragment,
     Goodbye,
     Heartbeat,
     Hello,
@@ -35,6 +36,7 @@ EXAMPLES: list[Message] = [
     ChangeSetPart(header=ChangeSetHeader(origin=1, from_hlc=5, to_hlc=9, context={2: 3}, rows=1), body=b"\x28\xb5"),
     BarrierRequest(7),
     BarrierAnswer(number=7, clock={1: 5}),
+    Fragment(b"\x28\xb5"),
 ]
 
 

@@ -20,6 +20,7 @@ from sidecar.core.wire.messages import (
     Ack,
     BarrierAnswer,
     BarrierRequest,
+    Fragment,
     Goodbye,
     Heartbeat,
     Hello,
@@ -73,6 +74,7 @@ messages = st.one_of(
     st.builds(Ack, clock=clocks, credit_bytes=counts),
     st.builds(Heartbeat, hlc=hlcs, from_hlc=hlcs, sent_ms=counts, echo_ms=counts, echo_delay_ms=counts),
     st.builds(BarrierRequest, counts),
+    st.builds(Fragment, st.binary(max_size=100)),
     st.builds(BarrierAnswer, number=counts, clock=clocks),
 )
 

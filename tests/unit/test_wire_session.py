@@ -21,6 +21,7 @@ from sidecar.core.wire.messages import (
     Ack,
     BarrierAnswer,
     BarrierRequest,
+    Fragment,
     Goodbye,
     Heartbeat,
     Hello,
@@ -70,7 +71,7 @@ def forged(message: Message) -> bytes:
 
 SAMPLES: list[Message] = [
     hello(1), Accept(1), Refuse("no"), Goodbye("bye"), part(), Ack(clock={1: 1}), Heartbeat(hlc=1),
-    BarrierRequest(1), BarrierAnswer(number=1),
+    BarrierRequest(1), BarrierAnswer(number=1), Fragment(b"x"),
 ]  # fmt: skip
 
 
@@ -160,7 +161,9 @@ def test_the_previous_version_is_spoken_with_an_older_peer() -> None:
             assert list(receiver.receive(data)) == [Heartbeat(hlc=4)]
 
 
-@pytest.mark.parametrize("message", [BarrierRequest(1), BarrierAnswer(number=1)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "message", [BarrierRequest(1), BarrierAnswer(number=1), Fragment(b"x")], ids=lambda m: type(m).__name__
+)
 def test_what_the_previous_version_does_not_know_is_neither_sent_nor_taken(message: Message) -> None:
     assert type(message) in SINCE
     a, b = linked_at_version_1()
@@ -265,10 +268,38 @@ def test_a_peer_cannot_grant_what_was_not_sent() -> None:
 
 def test_a_frame_the_peer_does_not_take_is_not_sent() -> None:
     a, _ = linked(high=hello(2, frame_bytes_max=500))
-    with pytest.raises(ProtocolError, match="n2 takes at most 500") as caught:
-        a.send(part(b"x" * 600))
+    with pytest.raises(ProtocolError, match="n2 takes at most 4000") as caught:
+        a.send(part(b"x" * 4001))
     assert "frame_bytes_max" in caught.value.mend
     assert a.in_flight_bytes == 0
+
+
+@given(st.integers(0, 8 * 500), st.integers(1, 700))
+def test_a_part_larger_than_a_frame_arrives_whole(size: int, chunk: int) -> None:
+    a, b = linked(high=hello(2, frame_bytes_max=500), frame_bytes_max=500)
+    b._reader.frame_bytes_max = 500
+    sent = part(bytes(i % 251 for i in range(size)), {3: 7})
+    data = a.send(sent)
+    heard = [message for i in range(0, len(data), chunk) for message in b.receive(data[i : i + chunk])]
+    assert heard == [sent]
+    assert a.in_flight_bytes == b.held_bytes == part_bytes(sent)
+    give(b, a, Ack(credit_bytes=part_bytes(sent)))
+    assert give(a, b, part(b"next")) == part(b"next")
+
+
+def test_pieces_are_bounded_and_stand_alone() -> None:
+    a, b = linked(high=hello(2, window_bytes=2000))
+    b._frame_bytes_max = 100
+    with pytest.raises(ProtocolError, match="at most 800"):
+        list(b.receive(a.send(Fragment(b"x" * 801))))
+    a, b = linked(high=hello(2, window_bytes=2000))
+    give(a, b, part(b"x" * 1000))
+    with pytest.raises(ProtocolError, match="its credit is 2000"):
+        list(b.receive(a.send(Fragment(b"x" * 1000))))
+    a, b = linked()
+    assert list(b.receive(a.send(Fragment(b"x")))) == []
+    with pytest.raises(ProtocolError, match="Heartbeat amidst the pieces"):
+        list(b.receive(a.send(Heartbeat())))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3000)), max_size=40))

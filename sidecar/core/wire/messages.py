@@ -19,12 +19,13 @@ from sidecar.errors import ProtocolError
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 2
-"""Version 2 numbers the frames of the open link (their checksums say so) and has barriers."""
+"""Version 2 numbers the frames of the open link (their checksums say so), has barriers, and lets a part be larger than a
+frame."""
 
 NUMBERED_FRAMES_SINCE = 2
 
 CONTROL_BYTES_MAX = 1024 * 1024
-"""Payload of every message but a change set. The largest is a Hello: 1023 clock entries (15 kB) and a fingerprint for
+"""Payload of every message that carries no changes. The largest is a Hello: 1023 clock entries (15 kB) and a fingerprint for
 each of some thousand tables (about 150 bytes each)."""
 
 FINGERPRINTS_MAX = 10_000
@@ -130,7 +131,16 @@ class BarrierAnswer(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
     clock: Clock = {}
 
 
-Message = Hello | Accept | Refuse | Goodbye | ChangeSetPart | Ack | Heartbeat | BarrierRequest | BarrierAnswer
+class Fragment(msgspec.Struct, array_like=True, frozen=True):
+    """A piece of the body of the ChangeSet that follows, which is too large for one frame; pieces come in order, with
+    nothing between them, and the ChangeSet has the rest. Never seen outside the session, which joins them."""
+
+    data: bytes
+
+
+Message = (
+    Hello | Accept | Refuse | Goodbye | ChangeSetPart | Ack | Heartbeat | BarrierRequest | BarrierAnswer | Fragment
+)
 
 TYPE_CODES: dict[type[Message], int] = {
     Hello: 1,
@@ -142,14 +152,15 @@ TYPE_CODES: dict[type[Message], int] = {
     Heartbeat: 7,
     BarrierRequest: 8,
     BarrierAnswer: 9,
+    Fragment: 10,
 }
 
-SINCE: dict[type[Message], int] = {BarrierRequest: 2, BarrierAnswer: 2}
+SINCE: dict[type[Message], int] = {BarrierRequest: 2, BarrierAnswer: 2, Fragment: 2}
 """The protocol version from which on a message exists; those not named were always there."""
 
 _DECODERS = {code: msgspec.msgpack.Decoder(kind) for kind, code in TYPE_CODES.items()}
 _NAMES = {code: kind.__name__ for kind, code in TYPE_CODES.items()}
-_CHANGE_SET_CODE = TYPE_CODES[ChangeSetPart]
+_LARGE_CODES = frozenset({TYPE_CODES[ChangeSetPart], TYPE_CODES[Fragment]})
 _ENCODER = msgspec.msgpack.Encoder()
 
 
@@ -168,7 +179,7 @@ def decode_message(type_code: int, payload: bytes) -> Message:
     decoder = _DECODERS.get(type_code)
     if decoder is None:
         raise ProtocolError(f"unknown message type {type_code}", mend="run compatible versions on both nodes")
-    if type_code != _CHANGE_SET_CODE and len(payload) > CONTROL_BYTES_MAX:
+    if type_code not in _LARGE_CODES and len(payload) > CONTROL_BYTES_MAX:
         raise ProtocolError(f"{_NAMES[type_code]} of {len(payload)} bytes, at most {CONTROL_BYTES_MAX} are taken")
     try:
         message: Message = decoder.decode(payload)

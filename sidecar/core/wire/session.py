@@ -17,8 +17,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from sidecar.core.changes import ChangeSetPart
+from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
 from sidecar.core.versions import VersionVector, difference
+from sidecar.core.wire.bodies import BODY_EXPANSION_MAX
 from sidecar.core.wire.frames import Frame, FrameReader, encode_frame
 from sidecar.core.wire.greeting import negotiate
 from sidecar.core.wire.messages import (
@@ -29,6 +30,7 @@ from sidecar.core.wire.messages import (
     Ack,
     BarrierAnswer,
     BarrierRequest,
+    Fragment,
     Goodbye,
     Heartbeat,
     Hello,
@@ -41,6 +43,10 @@ from sidecar.core.wire.messages import (
     patched,
 )
 from sidecar.errors import ProtocolError
+
+
+FRAGMENT_OVERHEAD_BYTES = 8
+"""What a Fragment's payload has beside its data: an array of one binary string of at most 4 GiB takes 6 bytes."""
 
 
 class Side(enum.Enum):
@@ -61,12 +67,13 @@ TRANSITIONS: dict[Side, dict[type[Message], Side]] = {
         Heartbeat: Side.OPEN,
         BarrierRequest: Side.OPEN,
         BarrierAnswer: Side.OPEN,
+        Fragment: Side.OPEN,
         Goodbye: Side.CLOSED,
     },
     Side.CLOSED: {},
 }
 
-TRAFFIC: tuple[type[Message], ...] = (ChangeSetPart, Ack, Heartbeat, BarrierRequest, BarrierAnswer)
+TRAFFIC: tuple[type[Message], ...] = (ChangeSetPart, Ack, Heartbeat, BarrierRequest, BarrierAnswer, Fragment)
 """Messages that need both sides to be open."""
 
 
@@ -104,6 +111,7 @@ class Session:
         self._frame_bytes_max = frame_bytes_max
         self._reader = FrameReader(CONTROL_BYTES_MAX)
         self._frames_sent = 0
+        self._fragments = bytearray()
         self._protocol = 0
         self._context_sent: VersionVector = {}
         self._context_received: VersionVector = {}
@@ -132,13 +140,15 @@ class Session:
         """The bytes of a message, in order. Raises :class:`ProtocolError` when it may not be said now."""
         after = advance(self.ours, type(message), self.theirs, first=self._is_first(own=True))
         self._check_known(message)
-        code, payload = self._encode(message)
-        frame = encode_frame(code, payload, self._frames_sent if self._numbers(self.ours) else None)
-        self._frames_sent += 1
+        numbered = self._numbers(self.ours)
+        frames = []
+        for code, payload in self._encode(message):
+            frames.append(encode_frame(code, payload, self._frames_sent if numbered else None))
+            self._frames_sent += 1
         self.ours = after
         if isinstance(message, Accept):
             self._protocol = message.protocol
-        return frame
+        return b"".join(frames)
 
     def _numbers(self, side: Side) -> bool:
         """Whether the frames of a side that is in this state are numbered: those after its Accept."""
@@ -160,7 +170,9 @@ class Session:
     def _messages(self, frames: Iterator[Frame]) -> Iterator[Message]:
         try:
             for frame in frames:
-                yield self._understand(frame)
+                message = self._understand(frame)
+                if message is not None:
+                    yield message
         except ProtocolError:
             self.theirs = Side.CLOSED
             raise
@@ -181,8 +193,8 @@ class Session:
             return own
         return (self.own.node_id < self.peer.node_id) is own
 
-    def _encode(self, message: Message) -> tuple[int, bytes]:
-        """Frame type and payload, with clocks and contexts as differences."""
+    def _encode(self, message: Message) -> list[tuple[int, bytes]]:
+        """Frame types and payloads, with clocks and contexts as differences."""
         if isinstance(message, ChangeSetPart):
             return self._encode_part(message)
         if isinstance(message, Ack):
@@ -195,36 +207,49 @@ class Session:
             decode_message(code, payload)  # what the peer would refuse is found here, with a traceback of the caller
             self.own = message
             self._clock_sent = patched({}, message.clock)
-        return code, payload
+        return [(code, payload)]
 
-    def _encode_part(self, part: ChangeSetPart) -> tuple[int, bytes]:
+    def _encode_part(self, part: ChangeSetPart) -> list[tuple[int, bytes]]:
         assert self.peer is not None
         if not self.can_send(part):
             raise ProtocolError(f"a part of {part_bytes(part)} bytes with credit for {self.sendable_bytes}")
         patch = clock_patch(part.header.context, self._context_sent)
-        code, payload = encode_message(
-            ChangeSetPart(header=msgspec.structs.replace(part.header, context=patch), body=part.body)
-        )
-        name = self.peer.node_name
-        if len(payload) > self.peer.frame_bytes_max:
-            raise ProtocolError(
-                f"a change set part has {len(payload)} bytes, {name} takes at most {self.peer.frame_bytes_max}",
-                mend=f"raise frame_bytes_max in [limits] of {name}",
-            )
+        header = msgspec.structs.replace(part.header, context=patch)
+        whole = encode_message(ChangeSetPart(header=header, body=part.body))
+        fits = len(whole[1]) <= self.peer.frame_bytes_max
+        frames = [whole] if fits else self._in_fragments(self.peer, header, part.body)
         self._context_sent = patched(self._context_sent, patch)
         self.in_flight_bytes += part_bytes(part)
-        return code, payload
+        return frames
 
-    def _understand(self, frame: Frame) -> Message:
+    def _in_fragments(self, peer: Hello, header: ChangeSetHeader, body: bytes) -> list[tuple[int, bytes]]:
+        """A part that is too large for one frame of the peer."""
+        pieces = self._protocol >= SINCE[Fragment]
+        most = peer.frame_bytes_max * (BODY_EXPANSION_MAX if pieces else 1)
+        piece = peer.frame_bytes_max - FRAGMENT_OVERHEAD_BYTES
+        last = encode_message(ChangeSetPart(header=header, body=b""))
+        if not pieces or len(body) > most or len(last[1]) > peer.frame_bytes_max:
+            raise ProtocolError(
+                f"a change set part has {len(body)} bytes, {peer.node_name} takes at most {most}",
+                mend=f"raise frame_bytes_max in [limits] of {peer.node_name}",
+            )
+        return [*(encode_message(Fragment(body[i : i + piece])) for i in range(0, len(body), piece)), last]
+
+    def _understand(self, frame: Frame) -> Message | None:
         message = decode_message(frame.type, frame.payload)
         after = advance(self.theirs, type(message), self.ours, first=self._is_first(own=False))
         self._check_known(message)
+        if self._fragments and not isinstance(message, Fragment | ChangeSetPart):
+            raise ProtocolError(f"{type(message).__name__} amidst the pieces of a change set part")
         if isinstance(message, Hello):
             self.peer = message
             self.peer_clock = patched({}, message.clock)
             self._reader.frame_bytes_max = max(self._frame_bytes_max, CONTROL_BYTES_MAX)
         elif isinstance(message, Accept):
             self._check_accept(message)
+        elif isinstance(message, Fragment):
+            self._take_fragment(message)
+            return None
         elif isinstance(message, ChangeSetPart):
             message = self._take_part(message)
         elif isinstance(message, Ack):
@@ -238,13 +263,30 @@ class Session:
             raise ProtocolError(f"the peer accepted protocol version {message.protocol}, not {self.accept().protocol}")
         self._protocol = message.protocol
 
-    def _take_part(self, part: ChangeSetPart) -> ChangeSetPart:
+    def _take_fragment(self, fragment: Fragment) -> None:
+        """Bounded like the part it belongs to: by what a body may have, and by the credit."""
+        self._fragments += fragment.data
+        size, limit = len(self._fragments), BODY_EXPANSION_MAX * self._frame_bytes_max
+        if size > limit:
+            raise ProtocolError(
+                f"the pieces of a change set part have {size} bytes, at most {limit} are taken",
+                mend="raise frame_bytes_max in [limits] if the peer is one of yours",
+            )
+        self._check_credit(size)
+
+    def _check_credit(self, size: int) -> None:
         assert self.own is not None
-        size = part_bytes(part)
         if self.held_bytes and self.held_bytes + size > self.own.window_bytes:
             raise ProtocolError(
                 f"the peer sent {self.held_bytes + size} bytes of change sets, its credit is {self.own.window_bytes}"
             )
+
+    def _take_part(self, part: ChangeSetPart) -> ChangeSetPart:
+        if self._fragments:
+            part = ChangeSetPart(header=part.header, body=bytes(self._fragments) + part.body)
+            self._fragments = bytearray()
+        size = part_bytes(part)
+        self._check_credit(size)
         self.held_bytes += size
         self._context_received = patched(self._context_received, part.header.context)
         header = msgspec.structs.replace(part.header, context=self._context_received)
