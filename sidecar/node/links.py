@@ -94,7 +94,8 @@ class NodeLinks:
     def publish(self, seq: int, part: ChangeSetPart | None) -> None:
         """A durable change set of this node, whose end the clock names already; see :meth:`Tail.publish`."""
         self._tail.publish(seq, part)
-        self.backlog.published(self._state.clock[self._state.node_id])
+        self._state.journal_end = self._state.clock[self._state.node_id]
+        self.backlog.published(self._state.journal_end)
 
     def compare_tables(self) -> None:
         """Compare the tables with those that each peer had at its last hello; again after they changed here."""

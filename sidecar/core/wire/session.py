@@ -44,7 +44,6 @@ from sidecar.core.wire.messages import (
 )
 from sidecar.errors import ProtocolError
 
-
 FRAGMENT_OVERHEAD_BYTES = 8
 """What a Fragment's payload has beside its data: an array of one binary string of at most 4 GiB takes 6 bytes."""
 
