@@ -81,6 +81,8 @@ class NodeLinks:
     def _shipped(self, link: Link, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._state.log.warning("shipping_failed", peer=link.peer_name, reason=str(error))
+            if isinstance(error, ProtocolError):
+                self._state.problem(f"ship {link.peer_name}", f"nothing can be sent: {error.line()}")
             link.close("sending failed")
 
     async def restore(self, reader: JournalReader) -> None:
@@ -124,7 +126,10 @@ class NodeLinks:
 
     def acknowledged(self, link: Link, clock: dict[int, int]) -> None:
         """The peer's durable clock."""
-        self.acknowledged_hlc[link.peer_id] = clock.get(self._state.node_id, 0)
+        mine = clock.get(self._state.node_id, 0)
+        if mine > self.acknowledged_hlc.get(link.peer_id, 0):
+            self._state.problem(f"ship {link.peer_name}", None)
+        self.acknowledged_hlc[link.peer_id] = mine
         self.acknowledged_moved.set()
 
     def barrier_requested(self, link: Link, number: int) -> None:

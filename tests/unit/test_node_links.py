@@ -9,6 +9,8 @@ import pytest
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
 from sidecar.core.wire.messages import Hello
+from sidecar.errors import ProtocolError
+from sidecar.lab.waiting import wait_until
 from sidecar.node.inbox import Inbox
 from sidecar.node.links import NodeLinks
 from sidecar.node.ship import Tail
@@ -29,6 +31,9 @@ class Link:
         self.acks: list[dict[int, int]] = []
         self.closed = ""
 
+    async def send_part(self, part: ChangeSetPart) -> None:
+        raise ProtocolError("a change set part has 9 bytes, b takes at most 8", mend="raise frame_bytes_max of b")
+
     def send_ack(self, clock: dict[int, int]) -> None:
         self.acks.append(dict(clock))
 
@@ -43,7 +48,7 @@ def hello() -> Hello:
     return Hello(cluster="default", node_id=PEER, node_name="b")
 
 
-def part(number: int, *, last: bool = False) -> ChangeSetPart:
+def make_part(number: int, *, last: bool = False) -> ChangeSetPart:
     header = ChangeSetHeader(origin=PEER, from_hlc=0, to_hlc=10, context={}, part=number, last=last)
     return ChangeSetPart(header=header, body=b"x")
 
@@ -66,10 +71,10 @@ async def test_an_older_link_that_ends_late_leaves_the_newer_ones_unfinished_set
     link: Any
     for link in (older, newer):
         await links.connected(link, hello())
-        await links.receive(link, part(0))
+        await links.receive(link, make_part(0))
     links.disconnected(older, None)  # type: ignore[arg-type]
     link = newer
-    await links.receive(link, part(1, last=True))
+    await links.receive(link, make_part(1, last=True))
     assert len(inbox) == 1
     assert links.linked() == {"b"}
     links.disconnected(link, None)
@@ -84,3 +89,31 @@ async def test_a_newer_link_ends_the_sending_on_the_older_one(links: NodeLinks) 
     await asyncio.wait({sending}, timeout=10)
     assert sending.cancelled()
     links.disconnected(newer, None)
+
+
+class Journal:
+    """A journal that holds one change set."""
+
+    async def position_of(self, acknowledged: int) -> tuple[int, int]:
+        return 0, 0
+
+    async def parts_after(self, seq: int, part: int, limit: int) -> list[tuple[int, ChangeSetPart]]:
+        return [(1, make_part(0, last=True))]
+
+
+async def test_what_cannot_be_sent_is_a_problem_until_the_peer_has_it(links: NodeLinks) -> None:
+    journal: Any = Journal()
+    link: Any = Link()
+    links.reader = journal
+    links._tail.start(1)
+    links.backlog.start(1, 10)
+    links.ready.set()
+    await links.connected(link, hello())
+    await wait_until(lambda: bool(link.closed), 10, "the link was closed")
+    problems = links._state.problems
+    assert "b takes at most 8; raise frame_bytes_max of b" in problems["ship b"]
+    links.acknowledged(link, {1: 0})
+    assert "ship b" in problems
+    links.acknowledged(link, {1: 10})
+    assert "ship b" not in problems
+    links.disconnected(link, None)

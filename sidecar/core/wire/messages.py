@@ -19,14 +19,14 @@ from sidecar.errors import ProtocolError
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 2
-"""Version 2 numbers the frames of the open link (their checksums say so), has barriers, and lets a part be larger than a
-frame."""
+"""Version 2 numbers the frames of the open link (their checksums say so), has barriers, and lets a part be larger
+than a frame."""
 
 NUMBERED_FRAMES_SINCE = 2
 
 CONTROL_BYTES_MAX = 1024 * 1024
-"""Payload of every message that carries no changes. The largest is a Hello: 1023 clock entries (15 kB) and a fingerprint for
-each of some thousand tables (about 150 bytes each)."""
+"""Payload of every message that carries no changes. The largest is a Hello: 1023 clock entries (15 kB) and a
+fingerprint for each of some thousand tables (about 150 bytes each)."""
 
 FINGERPRINTS_MAX = 10_000
 """Tables named in one Hello; more than a cluster would sensibly replicate, and it bounds what a stranger can make us
@@ -138,9 +138,8 @@ class Fragment(msgspec.Struct, array_like=True, frozen=True):
     data: bytes
 
 
-Message = (
-    Hello | Accept | Refuse | Goodbye | ChangeSetPart | Ack | Heartbeat | BarrierRequest | BarrierAnswer | Fragment
-)
+Control = Hello | Accept | Refuse | Goodbye | Ack | Heartbeat | BarrierRequest | BarrierAnswer
+Message = Control | ChangeSetPart | Fragment
 
 TYPE_CODES: dict[type[Message], int] = {
     Hello: 1,
