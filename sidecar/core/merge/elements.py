@@ -134,7 +134,7 @@ def state_values(column: ColumnSpec) -> dict[str, str]:
 
 
 def conflict_rows(column: ColumnSpec) -> list[str]:
-    """Queries of what is recorded, for :mod:`.conflicts`. Of a dot set: a removal that an add survived; of stamps: both
+    """Queries of what is recorded, for :mod:`.column_conflicts`. Of a dot set: a removal that an add survived; of stamps: both
     operations on the element or key."""
     n = column.attnum
     kind = "lost_delete" if column.crdt in DOT_SETS else "overwrite"

@@ -93,7 +93,7 @@ def state_values(column: ColumnSpec) -> dict[str, str]:
 
 
 def conflict_rows(column: ColumnSpec) -> list[str]:
-    """Queries of what is recorded, for :mod:`.conflicts`: the incoming write against each sibling that it had not
+    """Queries of what is recorded, for :mod:`.column_conflicts`: the incoming write against each sibling that it had not
     seen. ``max_register`` and ``min_register``: the value that would be shown of the two wins."""
     n = column.attnum
     here = "(w.value -> 0)::int8, (w.value -> 1)::int8, w.value ->> 2"
