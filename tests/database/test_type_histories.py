@@ -191,7 +191,8 @@ class History:
     def take(self, at: Replica, origin: int, hlc: int, context: dict[int, int], change: Any) -> None:
         at.state = self.kind.apply(at.state, change, context)
         at.clock[origin] = hlc
-        covered = None if origin == at.node else clock_array(context)
+        # A context need not name its own origin: it has seen itself.
+        covered = None if origin == at.node else clock_array({**context, origin: 0})
         as_json = self.kind.as_change(change)
         at.shadow = self.value(self.kind.sql_apply, state=at.shadow, change=as_json, origin=origin, context=covered)
         assert at.shadow == self.kind.as_state(at.state), f"{as_json} of node {origin}, context {context}"
