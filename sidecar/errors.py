@@ -59,7 +59,12 @@ class FrameError(ProtocolError):
 
 
 class LinkRefusedError(ProtocolError):
-    """The peer may not be linked: other cluster, same node id, unknown name, no common protocol version."""
+    """The peer may not be linked: other cluster, same node id, unknown name, no common protocol version, a certificate
+    that is not its own. ``cause`` is a short fixed word: it becomes a label."""
+
+    def __init__(self, message: str, *, mend: str = "", cause: str = "other") -> None:
+        super().__init__(message, mend=mend)
+        self.cause = cause
 
 
 class TransientError(SidecarError):

@@ -10,6 +10,7 @@ from sidecar.core.wire.messages import Goodbye, Message, one_line
 from sidecar.core.wire.session import Session, Side
 from sidecar.errors import TransientError
 from sidecar.peers.status import PeerState
+from sidecar.peers.tls import certificate_names, told
 
 READ_BYTES = 256 * 1024
 """Bytes taken from the socket at once: a few dozen reads for the largest usual part."""
@@ -31,6 +32,7 @@ class Connection:
         self.dialled = dialled
         self.session = Session(frame_bytes_max)
         self.address = _address(writer)
+        self.certificate_names = certificate_names(writer)
         self._state = PeerState(name=self.address)
         self._reader = reader
         self._messages: Iterator[Message] = iter(())
@@ -60,6 +62,10 @@ class Connection:
             try:
                 data = await self._reader.read(READ_BYTES)
             except OSError as error:
+                # With TLS 1.3 the dialler is through with its handshake before the listener looks at its certificate.
+                refused = told(error, "the peer")
+                if refused is not None:
+                    raise refused from None
                 raise TransientError(f"connection to {self.address} lost: {error}") from None
             if not data:
                 self.session.receive_end()

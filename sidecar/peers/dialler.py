@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import structlog
 
@@ -13,7 +14,8 @@ from sidecar.peers.link import Link
 from sidecar.peers.pacing import Backoff
 from sidecar.peers.registry import LinkRegistry
 from sidecar.peers.status import PeerPhase
-from sidecar.peers.tls import TlsContexts
+from sidecar.peers.tls import handshake, refusal
+from sidecar.peers.tls_files import TlsFiles
 from sidecar.settings import PeerSettings, split_address
 
 log = structlog.get_logger(__name__)
@@ -25,7 +27,7 @@ CONNECT_S = 5.0
 class Dialler:
     """One per configured peer."""
 
-    def __init__(self, registry: LinkRegistry, peer: PeerSettings, slot: Slot, tls: TlsContexts | None) -> None:
+    def __init__(self, registry: LinkRegistry, peer: PeerSettings, slot: Slot, tls: TlsFiles | None) -> None:
         self._registry = registry
         self._peer = peer
         self._slot = slot
@@ -45,7 +47,7 @@ class Dialler:
             refused = isinstance(error, LinkRefusedError)
             delay_s = backoff.refused_s() if refused else backoff.delay_s()
             self._slot.state.retries = backoff.attempts
-            await asyncio.sleep(delay_s)
+            await asyncio.sleep(max(delay_s, self._slot.shunned_until_s - loop.time()))
 
     async def _attempt(self) -> Exception | None:
         """Dial once and serve the link to its end. The reason when there was no link; None when there was one, be it
@@ -55,7 +57,7 @@ class Dialler:
             slot.state.state = PeerPhase.CONNECTING
         try:
             connection = await self._connect()
-        except TransientError as failure:
+        except (TransientError, LinkRefusedError) as failure:
             return self._note(failure)
         if not slot.free:
             connection.abort()  # unsaid: the peer dialled meanwhile
@@ -69,19 +71,25 @@ class Dialler:
 
     async def _connect(self) -> Connection:
         host, port = split_address(self._peer.address)
-        try:
-            async with asyncio.timeout(CONNECT_S):
-                reader, writer = await asyncio.open_connection(
-                    host,
-                    port,
-                    limit=READ_BYTES,
-                    ssl=self._tls.client if self._tls else None,
-                    server_hostname=self._peer.name if self._tls else None,
-                )
-        except TimeoutError:
-            raise self._unreachable(f"no answer within {CONNECT_S:.0f} s") from None
-        except OSError as error:
-            raise self._unreachable(error.strerror or str(error)) from None
+        with handshake() as tls:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    reader, writer = await asyncio.open_connection(
+                        host,
+                        port,
+                        limit=READ_BYTES,
+                        ssl=self._tls.contexts().client if self._tls else None,
+                        server_hostname=self._peer.name if self._tls else None,
+                    )
+            except (TimeoutError, OSError) as error:
+                failure = tls.failure or error
+                if isinstance(failure, ssl.SSLError):
+                    refused = refusal(failure, self._peer.name)
+                    self._registry.refusals[refused.cause] += 1
+                    raise refused from None
+                if isinstance(error, TimeoutError):
+                    raise self._unreachable(f"no answer within {CONNECT_S:.0f} s") from None
+                raise self._unreachable(error.strerror or str(error)) from None
         frame_bytes_max = self._registry.settings.limits.frame_bytes_max
         return Connection(reader, writer, dialled=True, frame_bytes_max=frame_bytes_max)
 

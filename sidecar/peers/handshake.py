@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from sidecar.core.wire.greeting import Choice, Standing, choose, judge_hello
+from sidecar.core.wire.greeting import Choice, Standing, choose, judge_hello, judge_identity
 from sidecar.core.wire.messages import Accept, Goodbye, Hello, Message, Refuse, one_line
+from sidecar.core.wire.session import Side
 from sidecar.errors import LinkRefusedError, ProtocolError, TransientError
 from sidecar.peers.connection import Connection
 from sidecar.peers.link import Link
@@ -21,12 +22,14 @@ class DuplicateLinkError(TransientError):
 
 @dataclass(slots=True)
 class Slot:
-    """The place for the one link to a peer. ``holder``: the connection whose handshake may fill it at present."""
+    """The place for the one link to a peer. ``holder``: the connection whose handshake may fill it at present.
+    ``shunned_until_s``: no link before this (event loop time)."""
 
     state: PeerState
     configured: bool
     link: Link | None = None
     holder: Connection | None = None
+    shunned_until_s: float = 0.0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -51,34 +54,45 @@ class Slot:
             self.notify()
 
 
-async def greet(
-    connection: Connection, own: Callable[[], Hello], expected_name: str | None, known: Collection[str], *, tls: bool
-) -> Hello:
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What a Hello is held against. ``names``: the configured peers; ``ids``: nodes known by id; ``tls``: whether the
+    certificate says who it is."""
+
+    names: Collection[str]
+    ids: Mapping[int, str]
+    tls: bool
+
+
+async def greet(connection: Connection, own: Callable[[], Hello], expected_name: str | None, known: Knowledge) -> Hello:
     """Exchange and judge the Hellos; the peer's Hello.
 
-    The dialler speaks first, so that a stranger on the port hears nothing. Raises :class:`LinkRefusedError` when either
+    The dialler speaks first, and only to the node it wants; the listener answers only who is what he says. So neither a
+    stranger on the port nor one at a peer's address hears anything. Raises :class:`LinkRefusedError` when either
     side refuses (after telling the peer), :class:`ProtocolError` for garbage, :class:`TransientError` for a lost
     connection.
     """
-    if connection.dialled:
-        if tls and expected_name is not None:
-            check_certificate(connection.writer, expected_name)
-        connection.write(own())
-    message = await connection.read()
-    if not isinstance(message, Hello):
-        raise refusal(message)
-    if not connection.dialled:
-        connection.write(own())
-    said = connection.session.own
-    assert said is not None
     try:
-        judge_hello(said, message, expected_name, known)
-        if tls:
-            check_certificate(connection.writer, message.node_name)
+        if connection.dialled:
+            if known.tls and expected_name is not None:
+                check_certificate(connection.certificate_names, expected_name)
+            connection.write(own())
+        message = await connection.read()
+        if isinstance(message, Hello):
+            if known.tls:
+                check_certificate(connection.certificate_names, message.node_name)
+            if not connection.dialled:
+                connection.write(own())
+            said = connection.session.own
+            assert said is not None
+            judge_hello(said, message, expected_name, known.names)
+            judge_identity(message, known.ids)
+            return message
     except LinkRefusedError as error:
-        connection.write(Refuse(one_line(error.line())))
+        if connection.session.ours is not Side.CLOSED and connection.session.theirs is not Side.CLOSED:
+            connection.write(Refuse(one_line(error.line())))
         raise
-    return message
+    raise refusal(message)
 
 
 async def settle(connection: Connection, slot: Slot) -> None:
@@ -127,7 +141,7 @@ def refusal(message: Message) -> LinkRefusedError | TransientError | ProtocolErr
     """The error for a message that came instead of a Hello or an Accept."""
     if isinstance(message, Refuse):
         text = f"refused by the peer: {one_line(message.reason)}"
-        return TransientError(text) if message.temporary else LinkRefusedError(text)
+        return TransientError(text) if message.temporary else LinkRefusedError(text, cause="by_peer")
     if isinstance(message, Goodbye):
         return TransientError(f"the peer closed the connection: {one_line(message.reason)}")
     return ProtocolError(f"unexpected {type(message).__name__} in the handshake")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sidecar.peers.dialler import Dialler
 from sidecar.peers.handler import PeerHandler
@@ -12,24 +12,46 @@ from sidecar.peers.link import Link
 from sidecar.peers.listener import Listener, open_port
 from sidecar.peers.registry import LinkRegistry
 from sidecar.peers.status import PeerState
-from sidecar.peers.tls import load_contexts
+from sidecar.peers.tls_files import LOOK_S, TlsFiles
 from sidecar.settings import Settings
 
 
 class PeerMesh:
     """``links``: the established links by peer name. ``states``: one record per peer, also for those that are down.
 
-    ``now_ms`` is the wall clock in Unix milliseconds. Raises :class:`~sidecar.errors.ConfigurationError` for unusable
-    TLS files.
+    ``now_ms`` is the wall clock in Unix milliseconds; ``known`` tells the nodes known before, id to name. Raises
+    :class:`~sidecar.errors.ConfigurationError` for unusable TLS files.
     """
 
-    def __init__(self, settings: Settings, handler: PeerHandler, *, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        handler: PeerHandler,
+        *,
+        now_ms: Callable[[], int],
+        known: Callable[[], Mapping[int, str]] = dict,
+    ) -> None:
         self._settings = settings
-        self._tls = load_contexts(settings.tls)
-        self._registry = LinkRegistry(settings, handler, now_ms=now_ms)
+        self._tls = TlsFiles(settings.tls, settings.node.name, now_ms=now_ms) if settings.tls is not None else None
+        self._registry = LinkRegistry(settings, handler, now_ms=now_ms, known=known)
         self._socket: socket.socket | None = None
         self.links: dict[str, Link] = self._registry.links
         self.states: dict[str, PeerState] = self._registry.states
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """Connections that did not become links, by cause."""
+        return dict(self._registry.refusals)
+
+    @property
+    def certificate_ends_ms(self) -> int | None:
+        """End of this node's certificate, Unix milliseconds; None without TLS."""
+        return self._tls.ends_ms if self._tls is not None else None
+
+    def problems(self) -> list[str]:
+        """What somebody should mend about this node's certificate."""
+        problem = self._tls.problem() if self._tls is not None else None
+        return [] if problem is None else [problem]
 
     def listen(self) -> None:
         """Open the port; :meth:`run` does it when it was not done. Call it early to fail early.
@@ -47,6 +69,8 @@ class PeerMesh:
             async with asyncio.TaskGroup() as group:
                 listener = Listener(self._registry, self._socket, self._tls)
                 group.create_task(listener.run(group), name="peer port")
+                if self._tls is not None:
+                    group.create_task(_look_at(self._tls), name="certificate files")
                 for peer in self._settings.peers:
                     slot = self._registry.slot(peer.name)
                     assert slot is not None
@@ -60,3 +84,10 @@ class PeerMesh:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+async def _look_at(files: TlsFiles) -> None:
+    """Take up new files also while no connection is made."""
+    while True:
+        files.contexts()
+        await asyncio.sleep(LOOK_S)

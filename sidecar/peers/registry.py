@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import msgspec
 import structlog
 
 from sidecar.core.wire.messages import Hello, Refuse
-from sidecar.errors import SidecarError, TransientError
+from sidecar.errors import LinkRefusedError, ProtocolError, SidecarError, TransientError
 from sidecar.peers.connection import Connection
 from sidecar.peers.handler import PeerHandler
-from sidecar.peers.handshake import Slot, greet, settle
+from sidecar.peers.handshake import Knowledge, Slot, greet, settle
 from sidecar.peers.link import Link
 from sidecar.peers.status import PeerPhase, PeerState
 from sidecar.settings import Settings
@@ -22,13 +23,29 @@ log = structlog.get_logger(__name__)
 HANDSHAKE_S = 5.0
 """From the open socket to the established link; a stranger who says nothing is cut after it."""
 
+SHUN_S = 1.0
+"""A peer whose link ended with a protocol error is turned away for so long. One that does it again and again costs a
+handshake and two lines of the log each second, and a network that damaged a frame once costs a second."""
+
 
 class LinkRegistry:
-    """Slots, states and links by peer name. Establishes connections and serves the links that come of them."""
+    """Slots, states and links by peer name. Establishes connections and serves the links that come of them.
 
-    def __init__(self, settings: Settings, handler: PeerHandler, *, now_ms: Callable[[], int]) -> None:
+    ``known``: nodes that were known before this process started, id to name. ``refusals`` counts connections that did
+    not become links, by cause."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        handler: PeerHandler,
+        *,
+        now_ms: Callable[[], int],
+        known: Callable[[], Mapping[int, str]] = dict,
+    ) -> None:
         self.settings = settings
         self.now_ms = now_ms
+        self.refusals: Counter[str] = Counter()
+        self._known_ids = known
         self.links: dict[str, Link] = {}
         self.states: dict[str, PeerState] = {}
         self._handler = handler
@@ -41,20 +58,25 @@ class LinkRegistry:
         """The slot of a peer that is configured or was linked before."""
         return self._slots.get(name)
 
-    async def establish(self, connection: Connection, expected_name: str | None) -> Link | Exception:
-        """Do the handshake: the link, entered in its slot, or why there is none (the connection is closed then)."""
+    async def establish(
+        self, connection: Connection, expected_name: str | None, *, begun_s: float | None = None
+    ) -> Link | Exception:
+        """Do the handshake: the link, entered in its slot, or why there is none (the connection is closed then).
+        ``begun_s``: when the connection was opened, if some of its time is used already (event loop time)."""
         slot = self._slots[expected_name] if expected_name is not None else None
         link: Link | None = None
+        begun_s = asyncio.get_running_loop().time() if begun_s is None else begun_s
         try:
-            async with asyncio.timeout(HANDSHAKE_S):
-                tls = self.settings.tls is not None
-                hello = await greet(connection, self._hello, expected_name, self._known, tls=tls)
+            async with asyncio.timeout_at(begun_s + HANDSHAKE_S):
+                hello = await greet(connection, self._hello, expected_name, self._knowledge())
                 slot = self._slot_for(connection, hello)
                 await settle(connection, slot)
             link = self._enter(connection, slot)
         except TimeoutError:
+            self.refusals["timeout"] += 1
             return TransientError(f"{connection.address} did not finish the handshake within {HANDSHAKE_S:.0f} s")
         except (SidecarError, OSError) as error:
+            self._count(error)
             return error
         finally:
             if slot is not None:
@@ -78,6 +100,17 @@ class LinkRegistry:
             self._handler.hello(), window_bytes=limits.link_window_bytes, frame_bytes_max=limits.frame_bytes_max
         )
 
+    def _knowledge(self) -> Knowledge:
+        ids = dict(self._known_ids())
+        ids.update((state.peer_id, name) for name, state in self.states.items() if state.peer_id is not None)
+        return Knowledge(self._known, ids, tls=self.settings.tls is not None)
+
+    def _count(self, error: Exception) -> None:
+        if isinstance(error, LinkRefusedError):
+            self.refusals[error.cause] += 1
+        elif isinstance(error, ProtocolError):
+            self.refusals["protocol"] += 1
+
     def _add(self, state: PeerState, *, configured: bool) -> Slot:
         slot = Slot(state, configured)
         self._slots[state.name] = slot
@@ -88,6 +121,9 @@ class LinkRegistry:
         """The slot of an accepted Hello; peers that are not configured share what ``limits.peers_max`` leaves."""
         slot = self._slots.get(hello.node_name)
         if slot is not None:
+            if asyncio.get_running_loop().time() < slot.shunned_until_s:
+                connection.write(Refuse("the last link ended with a protocol error; try again soon", temporary=True))
+                raise TransientError(f"{hello.node_name} is turned away for {SHUN_S:.0f} s after a protocol error")
             return slot
         if len(self._slots) >= self.settings.limits.peers_max:
             idle = next((s for s in self._slots.values() if s.free and not s.configured), None)
@@ -129,6 +165,8 @@ class LinkRegistry:
         state.connected_since_ms = state.round_trip_ms = state.clock_offset_ms = None
         if isinstance(error, SidecarError):
             state.last_error = error.line()
+            if isinstance(error, ProtocolError):
+                slot.shunned_until_s = asyncio.get_running_loop().time() + SHUN_S
             log.warning("link_down", peer=link.peer_name, reason=state.last_error)
         elif error is not None:
             state.last_error = f"internal error: {error!r}"

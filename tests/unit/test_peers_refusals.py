@@ -33,8 +33,9 @@ def warnings(lines: list[dict[str, object]]) -> list[dict[str, object]]:
     return [line for line in lines if line["log_level"] in ("warning", "error")]
 
 
-async def stranger(node: Node) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection(*split_address(node.listen))
+async def stranger(node: Node, host: str | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection, from this loopback address."""
+    return await asyncio.open_connection(*split_address(node.listen), local_addr=(host, 0) if host else None)
 
 
 async def reply(node: Node, data: bytes) -> bytes:
@@ -106,14 +107,57 @@ async def test_who_says_nothing_is_cut(lab: Lab, monkeypatch: pytest.MonkeyPatch
 async def test_a_flood_of_silent_connections_is_bounded(lab: Lab, lines: list[dict[str, object]]) -> None:
     b = lab.node("b", 2)
     await lab.start(b)
-    crowd = [await stranger(b) for _ in range(listener.UNAUTHENTICATED_MAX)]
+    most = listener.UNAUTHENTICATED_PER_HOST_MAX
+    hosts = [f"127.0.1.{i}" for i in range(1, listener.UNAUTHENTICATED_MAX // most + 1)]
+    crowd = [await stranger(b, host) for host in hosts for _ in range(most)]
     reader, writer = await stranger(b)
     assert await asyncio.wait_for(reader.read(), 10) == b""
-    assert "connections in the handshake" in str(warnings(lines)[0]["reason"])
+    assert f"more than {listener.UNAUTHENTICATED_MAX} connections in the handshake" in str(warnings(lines)[0]["reason"])
+    assert b.mesh.refusals == {"flood": 1}
     for _, others in [*crowd, (reader, writer)]:
         others.close()
     a = lab.node("a", 1, peers={"b": b.listen})
     await lab.linked(a, b)
+
+
+async def test_one_host_cannot_keep_the_others_out(lab: Lab, lines: list[dict[str, object]]) -> None:
+    b = lab.node("b", 2)
+    await lab.start(b)
+    crowd = [await stranger(b, "127.0.1.1") for _ in range(listener.UNAUTHENTICATED_PER_HOST_MAX)]
+    reader, writer = await stranger(b, "127.0.1.1")
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    assert "connections of one host in the handshake" in str(warnings(lines)[0]["reason"])
+    a = lab.node("a", 1, peers={"b": b.listen})
+    await lab.linked(a, b)
+    for _, others in [*crowd, (reader, writer)]:
+        others.close()
+
+
+def test_an_ipv6_network_is_one_host() -> None:
+    door = listener.Door()
+    for i in range(listener.UNAUTHENTICATED_PER_HOST_MAX):
+        assert door.enter(f"2001:db8::{i:x}") is None
+    assert door.enter("2001:db8::ffff:1") is not None
+    assert door.enter("2001:db8:0:1::1") is None
+    assert door.enter("::ffff:10.0.0.1") is None
+    door.leave("2001:db8::1")
+    assert door.enter("2001:db8::2") is None
+
+
+async def test_the_time_of_the_tls_handshake_counts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the open socket to the link, not once for TLS and once more for the Hello."""
+    b = lab.node("b", 2)
+    await lab.start(b)
+    seen: list[float] = []
+    establish = registry.LinkRegistry.establish
+
+    async def watched(self, connection, expected, *, begun_s=None):
+        seen.append(begun_s)
+        return await establish(self, connection, expected, begun_s=begun_s - registry.HANDSHAKE_S)
+
+    monkeypatch.setattr(registry.LinkRegistry, "establish", watched)
+    assert await reply(b, b"") == b""
+    assert 0 <= asyncio.get_running_loop().time() - seen[0] < registry.HANDSHAKE_S, "cut at once"
 
 
 # Refusals between sidecars

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sidecar.core.wire.messages import Hello
@@ -18,6 +18,7 @@ def negotiate(own: Hello, other: Hello) -> int:
             f"{other.node_name} speaks protocol versions {other.protocol_min}..{other.protocol_max}, "
             f"{own.node_name} {own.protocol_min}..{own.protocol_max}",
             mend="upgrade the older sidecar",
+            cause="version",
         )
     return version
 
@@ -32,28 +33,52 @@ def judge_hello(own: Hello, other: Hello, expected_name: str | None, known_peers
         raise LinkRefusedError(
             f"{other.node_name} belongs to cluster {other.cluster!r}, {own.node_name} to {own.cluster!r}",
             mend="set the same cluster in [node] of both, or correct the address in [[peers]]",
+            cause="cluster",
         )
     if other.node_name == own.node_name:
         raise LinkRefusedError(
             f"another node calls itself {own.node_name!r} too",
             mend="give every node its own name in [node], and check that no address in [[peers]] is the node's own",
+            cause="name",
         )
     if other.node_id == own.node_id:
         raise LinkRefusedError(
             f"{other.node_name} and {own.node_name} both have node id {own.node_id}",
             mend="give every node its own id in [node]",
+            cause="id",
         )
     if expected_name is not None and other.node_name != expected_name:
         raise LinkRefusedError(
             f"{other.node_name!r} answers at the address of {expected_name!r}",
             mend="correct the name or the address in [[peers]]",
+            cause="name",
         )
     if known_peers and other.node_name not in known_peers:
         raise LinkRefusedError(
             f"{other.node_name!r} is not among the peers of {own.node_name}",
             mend=f"add it to [[peers]] of {own.node_name}",
+            cause="unlisted",
         )
     negotiate(own, other)
+
+
+def judge_identity(other: Hello, known: Mapping[int, str]) -> None:
+    """Whether the other's name and id belong together, as far as nodes are known here (id -> name). A certificate names
+    the node, changes name its id: without this, a node could speak for the id of another one. Raises
+    :class:`LinkRefusedError`."""
+    mend = "give every node its own id in [node]; for a node that was renamed see docs/operations.md"
+    name = known.get(other.node_id)
+    if name is not None and name != other.node_name:
+        raise LinkRefusedError(
+            f"{other.node_name!r} says it is node {other.node_id}, which is {name!r} here", mend=mend, cause="id"
+        )
+    for node_id, known_name in known.items():
+        if known_name == other.node_name and node_id != other.node_id:
+            raise LinkRefusedError(
+                f"{other.node_name!r} says it is node {other.node_id}, it is known here as node {node_id}",
+                mend=mend,
+                cause="id",
+            )
 
 
 class Choice(enum.Enum):
