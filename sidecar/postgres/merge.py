@@ -19,13 +19,8 @@ import asyncpg
 
 from sidecar.core.catalog import TableSpec
 from sidecar.core.changes import ChangeSetHeader, TableChanges
-from sidecar.core.merge.apply import (
-    check_statement,
-    lock_statement,
-    merge_statement,
-    restamp_statement,
-    seen_statement,
-)
+from sidecar.core.merge.apply import merge_statement, seen_statement
+from sidecar.core.merge.clean import check_statement, lock_statement, restamp_statement
 from sidecar.core.merge.combine import combine
 from sidecar.core.merge.quarantine import quarantine_statement
 from sidecar.core.merge.shapes import Shapes

@@ -16,8 +16,8 @@
 --   $15: first
 --   $16: last
 WITH g AS (
-    SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $8::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, CASE WHEN coalesce(u.m0 & $8::int8 <> 0, false) THEN u.v2::text END AS val_2, coalesce(u.m0 & $11::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, CASE WHEN coalesce(u.m0 & $11::int8 <> 0, false) THEN u.v3::date END AS val_3, u.xids, u.images
-    FROM unnest($2::text::text[], $3::text::int8[], $4::text::int8[], $5::text::int8[], $6::text::text[], $7::text::text[], $9::text::int8[], $10::text::text[], $12::text::int8[], $13::text::xid[], $14::text::jsonb[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, xids, images, ord)
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $8::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, u.v2::text AS val_2, coalesce(u.m0 & $11::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::date AS val_3, u.xids, u.images
+    FROM unnest($2::text::"char"[], $3::text::int8[], $4::text::int8[], $5::text::int8[], $6::text::text[], $7::text::text[], $9::text::int8[], $10::text::text[], $12::text::int8[], $13::text::xid[], $14::text::jsonb[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, xids, images, ord)
     WHERE u.ord BETWEEN $15::int8 AND $16::int8
 ), up AS (
     INSERT INTO crdt_state.row_1 AS s (k_1, row_node, row_hlc, live_node, live_hlc, dead_node, dead_hlc, row_xmin, image, n_2, h_2, n_3, h_3)

@@ -1,11 +1,11 @@
 -- Parameters:
---   $1: ops
---   $2: key:1
+--   $1: key:1
+--   $2: ops
 --   $3: first
 --   $4: last
 WITH g AS MATERIALIZED (
     SELECT u.ord, u.op, u.k1::uuid AS k_1
-    FROM unnest($1::text::text[], $2::text::text[]) WITH ORDINALITY AS u(op, k1, ord)
+    FROM unnest($2::text::"char"[], $1::text::text[]) WITH ORDINALITY AS u(op, k1, ord)
     WHERE u.ord BETWEEN $3::int8 AND $4::int8
 )
-SELECT 1 FROM g JOIN "public"."profile" AS t ON t."id" = g.k_1 ORDER BY g.k_1 FOR NO KEY UPDATE OF t
+SELECT 1 FROM g JOIN "public"."profile" AS t ON t."id" = ANY (ARRAY[g.k_1]) ORDER BY g.k_1 FOR NO KEY UPDATE OF t

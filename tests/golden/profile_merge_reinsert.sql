@@ -19,9 +19,9 @@
 --   $18: from_hlcs
 --   $19: to_hlcs
 WITH g AS (
-    SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, CASE WHEN coalesce(u.m0 & $9::int8 <> 0, false) THEN u.v2::text END AS val_2, coalesce(u.m0 & $12::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, CASE WHEN coalesce(u.m0 & $12::int8 <> 0, false) THEN u.v3::date END AS val_3, u.accepted, u.members
-    FROM unnest($3::text::text[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $13::text::int8[], $14::text::text[], $15::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, accepted, members, ord)
-    WHERE u.ord BETWEEN $16::int8 AND $17::int8
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, u.v2::text AS val_2, coalesce(u.m0 & $12::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::date AS val_3, u.accepted, u.members
+    FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $13::text::int8[], $14::text::text[], $15::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, accepted, members, ord)
+    WHERE u.ord BETWEEN $16::int8 AND $17::int8 OFFSET 0
 ), j AS (
     SELECT g.*,
       coalesce(g.members, 1) AS member,
@@ -37,75 +37,88 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image,
-      CASE WHEN g.accepted = coalesce(t.xmin::text, '') THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U' ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND g.accepted = coalesce(t.xmin::text, '') THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U' ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
       coalesce(s.h_2, s.row_hlc, 0) AS sh_2,
       coalesce(s.n_2, s.row_node, 0::int2) AS sn_2,
       t."name" AS old_2,
       coalesce(s.h_3, s.row_hlc, 0) AS sh_3,
       coalesce(s.n_3, s.row_node, 0::int2) AS sn_3,
       t."born" AS old_3
-    FROM g LEFT JOIN crdt_state.row_1 AS s ON s.k_1 = g.k_1
-    LEFT JOIN "public"."profile" AS t ON t."id" = g.k_1
+    FROM g LEFT JOIN LATERAL (SELECT s.ctid, s.* FROM crdt_state.row_1 AS s WHERE s.k_1 = g.k_1 LIMIT 1) AS s ON true
+    LEFT JOIN LATERAL (SELECT t.ctid, t.xmin, t.* FROM "public"."profile" AS t WHERE t."id" = g.k_1 LIMIT 1) AS t ON true
+    OFFSET 0
 ), p AS MATERIALIZED (
-    SELECT q.*, CASE WHEN q.alive AND q.present AND (q.win_2 AND q.val_2 IS DISTINCT FROM q.old_2) THEN 'X' WHEN q.alive AND q.present THEN CASE WHEN q.win_2 OR q.win_3 THEN 'U' ELSE 'N' END
-        WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M' ELSE 'I' END WHEN q.present THEN 'D' ELSE 'N' END AS act,
+    SELECT CASE WHEN q.alive AND q.present AND (q.win_2 AND q.val_2 IS DISTINCT FROM q.old_2) THEN 'X'::"char" WHEN q.alive AND q.present THEN CASE WHEN q.win_2 OR q.win_3 THEN 'U'::"char" ELSE 'N'::"char" END
+        WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
+      (q.conf_row OR (q.a_2 AND NOT (q.sn_2 = q.origin OR q.sh_2 <= coalesce(($2::int8[])[q.member][q.sn_2], 0))) OR (q.a_3 AND NOT (q.sn_3 = q.origin OR q.sh_3 <= coalesce(($2::int8[])[q.member][q.sn_3], 0)))) AS concurrent,
+      q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_2, q.win_2, q.a_3, q.win_3,
+      q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.rv_hlc, q.rv_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.h_2, q.val_2, q.old_2, q.h_3, q.val_3, q.old_3, q.dead_hlc, q.dead_node, q.image,
       CASE WHEN q.alive THEN NULL WHEN q.present THEN jsonb_build_object('name', CASE WHEN q.win_2 THEN q.val_2::text ELSE q.old_2::text END, 'born', CASE WHEN q.win_3 THEN q.val_3::text ELSE q.old_3::text END) ELSE coalesce(q.image, '{}') || CASE WHEN q.win_2 THEN jsonb_build_object('name', q.val_2::text) ELSE '{}'::jsonb END || CASE WHEN q.win_3 THEN jsonb_build_object('born', q.val_3::text) ELSE '{}'::jsonb END END AS new_image
-    FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, j.origin) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
-      CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc, j.origin) >= (j.s_live_hlc, j.s_live_node::int8) THEN j.origin ELSE j.s_live_node END AS live_node,
-      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, j.origin) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.hlc WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, j.origin) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_hlc END AS dead_hlc,
-      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc, j.origin) >= (j.s_dead_hlc, j.s_dead_node::int8)) THEN j.origin WHEN NOT coalesce(j.op IN ('I', 'R') AND (j.hlc, j.origin) = (j.s_dead_hlc, j.s_dead_node::int8), false) THEN j.s_dead_node END AS dead_node,
-      CASE WHEN j.op IN ('I', 'R') AND (j.ins, j.origin) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.ins ELSE j.s_row_hlc END AS rv_hlc,
-      CASE WHEN j.op IN ('I', 'R') AND (j.ins, j.origin) >= (j.s_row_hlc, j.s_row_node::int8) THEN j.origin ELSE j.s_row_node END AS rv_node,
-      CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND (j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node)) AND NOT (j.s_live_node = j.origin OR j.s_live_hlc <= coalesce(($2::int8[])[j.member][j.s_live_node], 0)) WHEN j.op = 'T' THEN false ELSE j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = j.origin OR j.s_dead_hlc <= coalesce(($2::int8[])[j.member][j.s_dead_node], 0)) END AS conf_row,
-      (j.a_2 AND (j.h_2, j.origin) >= (j.sh_2, j.sn_2::int8)) AS win_2,
-      (j.a_3 AND (j.h_3, j.origin) >= (j.sh_3, j.sn_3::int8)) AS win_3
-      FROM j) AS v) AS q
+    FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (
+      SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
+      CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.origin ELSE j.s_live_node END AS live_node,
+      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc > j.s_dead_hlc OR j.hlc = j.s_dead_hlc AND j.origin >= j.s_dead_node)) THEN j.hlc WHEN (j.op IN ('I', 'R') AND j.hlc = j.s_dead_hlc AND j.origin = j.s_dead_node) THEN NULL ELSE j.s_dead_hlc END AS dead_hlc,
+      CASE WHEN j.op = 'D' AND (j.s_dead_hlc IS NULL OR (j.hlc > j.s_dead_hlc OR j.hlc = j.s_dead_hlc AND j.origin >= j.s_dead_node)) THEN j.origin WHEN (j.op IN ('I', 'R') AND j.hlc = j.s_dead_hlc AND j.origin = j.s_dead_node) THEN NULL ELSE j.s_dead_node END AS dead_node,
+      CASE WHEN j.op IN ('I', 'R') AND (j.ins > j.s_row_hlc OR j.ins = j.s_row_hlc AND j.origin >= j.s_row_node) THEN j.ins ELSE j.s_row_hlc END AS rv_hlc,
+      CASE WHEN j.op IN ('I', 'R') AND (j.ins > j.s_row_hlc OR j.ins = j.s_row_hlc AND j.origin >= j.s_row_node) THEN j.origin ELSE j.s_row_node END AS rv_node,
+      CASE WHEN j.op = 'D' THEN j.s_ctid IS NOT NULL AND (j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node)) AND NOT (j.s_live_node = j.origin OR j.s_live_hlc <= coalesce(($2::int8[])[j.member][j.s_live_node], 0)) ELSE j.op <> 'T' AND j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = j.origin OR j.s_dead_hlc <= coalesce(($2::int8[])[j.member][j.s_dead_node], 0)) END AS conf_row,
+      (j.a_2 AND (j.h_2 > j.sh_2 OR j.h_2 = j.sh_2 AND j.origin >= j.sn_2)) AS win_2,
+      (j.a_3 AND (j.h_3 > j.sh_3 OR j.h_3 = j.sh_3 AND j.origin >= j.sn_3)) AS win_3
+      FROM j OFFSET 0) AS v OFFSET 0) AS q
+), go AS MATERIALIZED (
+    SELECT count(*) AS staged, NOT coalesce(bool_or(dirty), false) AS clean,
+      count(*) FILTER (WHERE p.act IN ('D')) AS planned_del,
+      count(*) FILTER (WHERE p.act IN ('U', 'X')) AS planned_upd,
+      count(*) FILTER (WHERE p.act IN ('I')) AS planned_ins,
+      count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,
+      count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
+      array_agg(ord) FILTER (WHERE dirty) AS dirty,
+      array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin
+    FROM p
 ), del AS (
-    DELETE FROM "public"."profile" AS t USING p WHERE act IN ('D') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+    DELETE FROM "public"."profile" AS t USING p WHERE p.act IN ('D') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT clean AND planned_del > 0 FROM go) RETURNING 1
 ), upd AS (
     UPDATE "public"."profile" AS t SET "name" = CASE WHEN p.act = 'X' AND p.win_2 THEN NULL ELSE CASE WHEN p.win_2 THEN p.val_2 ELSE t."name" END END,
       "born" = CASE WHEN p.win_3 THEN p.val_3 ELSE t."born" END
-    FROM p WHERE act IN ('U', 'X') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+    FROM p WHERE p.act IN ('U', 'X') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT clean AND planned_upd > 0 FROM go) RETURNING 1
 ), ins AS (
     INSERT INTO "public"."profile" ("id", "name", "born") OVERRIDING SYSTEM VALUE
     SELECT p.k_1,
       CASE WHEN p.act = 'X' THEN CASE WHEN p.win_2 THEN p.val_2 ELSE p.old_2 END ELSE CASE WHEN p.win_2 THEN p.val_2 ELSE (p.image ->> 'name')::text END END,
       CASE WHEN p.act = 'X' THEN CASE WHEN p.win_3 THEN p.val_3 ELSE p.old_3 END ELSE CASE WHEN p.win_3 THEN p.val_3 ELSE (p.image ->> 'born')::date END END
-    FROM p WHERE act IN ('I') AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+    FROM p WHERE p.act IN ('I') AND (SELECT clean AND planned_ins > 0 FROM go) RETURNING 1
 ), st_upd AS (
-    UPDATE crdt_state.row_1 AS s SET row_node = p.rv_node::int2,
-      row_hlc = p.rv_hlc,
-      live_node = p.live_node::int2,
+    UPDATE crdt_state.row_1 AS s SET live_node = p.live_node::int2,
       live_hlc = p.live_hlc,
-      dead_node = p.dead_node::int2,
-      dead_hlc = p.dead_hlc,
       row_xmin = CASE WHEN p.act IN ('U', 'I', 'X') THEN pg_current_xact_id()::xid WHEN p.alive AND p.present THEN p.t_xmin END,
       image = p.new_image,
-      n_2 = CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) END::int2,
-      h_2 = CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) END,
-      v_2 = CASE WHEN p.win_2 AND p.sn_2 <> p.origin AND p.sh_2 > 0 THEN crdt_state.vector_add(s.v_2, p.sn_2, p.sh_2, p.origin) WHEN p.a_2 AND NOT p.win_2 THEN crdt_state.vector_add(s.v_2, p.origin, p.h_2, p.sn_2) ELSE s.v_2 END,
-      n_3 = CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) END::int2,
-      h_3 = CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) END,
-      v_3 = CASE WHEN p.win_3 AND p.sn_3 <> p.origin AND p.sh_3 > 0 THEN crdt_state.vector_add(s.v_3, p.sn_3, p.sh_3, p.origin) WHEN p.a_3 AND NOT p.win_3 THEN crdt_state.vector_add(s.v_3, p.origin, p.h_3, p.sn_3) ELSE s.v_3 END
-    FROM p WHERE s.ctid = p.s_ctid AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+      dead_node = p.dead_node::int2,
+      dead_hlc = p.dead_hlc,
+      row_hlc = p.rv_hlc,
+      row_node = p.rv_node::int2,
+      n_2 = CASE WHEN p.win_2 THEN CASE WHEN NOT (p.h_2 = p.rv_hlc AND p.origin = p.rv_node) THEN p.origin::int2 END ELSE CASE WHEN p.rv_hlc = s.row_hlc AND p.rv_node = s.row_node THEN s.n_2 WHEN NOT (coalesce(s.h_2, s.row_hlc) = p.rv_hlc AND coalesce(s.n_2, s.row_node) = p.rv_node) THEN coalesce(s.n_2, s.row_node) END END,
+      h_2 = CASE WHEN p.win_2 THEN CASE WHEN NOT (p.h_2 = p.rv_hlc AND p.origin = p.rv_node) THEN p.h_2 END ELSE CASE WHEN p.rv_hlc = s.row_hlc AND p.rv_node = s.row_node THEN s.h_2 WHEN NOT (coalesce(s.h_2, s.row_hlc) = p.rv_hlc AND coalesce(s.n_2, s.row_node) = p.rv_node) THEN coalesce(s.h_2, s.row_hlc) END END,
+      v_2 = CASE WHEN p.win_2 THEN CASE WHEN coalesce(s.n_2, s.row_node) <> p.origin AND coalesce(s.h_2, s.row_hlc) > 0 THEN crdt_state.vector_add(s.v_2, coalesce(s.n_2, s.row_node), coalesce(s.h_2, s.row_hlc), p.origin) ELSE s.v_2 END WHEN p.a_2 THEN crdt_state.vector_add(s.v_2, p.origin, p.h_2, coalesce(s.n_2, s.row_node)) ELSE s.v_2 END,
+      n_3 = CASE WHEN p.win_3 THEN CASE WHEN NOT (p.h_3 = p.rv_hlc AND p.origin = p.rv_node) THEN p.origin::int2 END ELSE CASE WHEN p.rv_hlc = s.row_hlc AND p.rv_node = s.row_node THEN s.n_3 WHEN NOT (coalesce(s.h_3, s.row_hlc) = p.rv_hlc AND coalesce(s.n_3, s.row_node) = p.rv_node) THEN coalesce(s.n_3, s.row_node) END END,
+      h_3 = CASE WHEN p.win_3 THEN CASE WHEN NOT (p.h_3 = p.rv_hlc AND p.origin = p.rv_node) THEN p.h_3 END ELSE CASE WHEN p.rv_hlc = s.row_hlc AND p.rv_node = s.row_node THEN s.h_3 WHEN NOT (coalesce(s.h_3, s.row_hlc) = p.rv_hlc AND coalesce(s.n_3, s.row_node) = p.rv_node) THEN coalesce(s.h_3, s.row_hlc) END END,
+      v_3 = CASE WHEN p.win_3 THEN CASE WHEN coalesce(s.n_3, s.row_node) <> p.origin AND coalesce(s.h_3, s.row_hlc) > 0 THEN crdt_state.vector_add(s.v_3, coalesce(s.n_3, s.row_node), coalesce(s.h_3, s.row_hlc), p.origin) ELSE s.v_3 END WHEN p.a_3 THEN crdt_state.vector_add(s.v_3, p.origin, p.h_3, coalesce(s.n_3, s.row_node)) ELSE s.v_3 END
+    FROM p WHERE s.ctid = p.s_ctid AND (SELECT clean AND known > 0 FROM go)
 ), st_ins AS (
-    INSERT INTO crdt_state.row_1 (k_1, row_node, row_hlc, live_node, live_hlc, dead_node, dead_hlc, row_xmin, image, n_2, h_2, v_2, n_3, h_3, v_3)
+    INSERT INTO crdt_state.row_1 (k_1, live_node, live_hlc, row_xmin, image, dead_node, dead_hlc, row_hlc, row_node, n_2, h_2, n_3, h_3)
     SELECT p.k_1,
-      p.rv_node::int2,
-      p.rv_hlc,
       p.live_node::int2,
       p.live_hlc,
-      p.dead_node::int2,
-      p.dead_hlc,
       CASE WHEN p.act IN ('U', 'I', 'X') THEN pg_current_xact_id()::xid WHEN p.alive AND p.present THEN p.t_xmin END,
       p.new_image,
-      CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) END::int2,
-      CASE WHEN ((CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) = p.rv_hlc AND (CASE WHEN p.win_2 THEN p.origin ELSE p.sn_2 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_2 THEN p.h_2 ELSE p.sh_2 END) END,
-      CASE WHEN p.win_2 AND p.sn_2 <> p.origin AND p.sh_2 > 0 THEN crdt_state.vector_add(NULL::int8[], p.sn_2, p.sh_2, p.origin) WHEN p.a_2 AND NOT p.win_2 THEN crdt_state.vector_add(NULL::int8[], p.origin, p.h_2, p.sn_2) ELSE NULL::int8[] END,
-      CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) END::int2,
-      CASE WHEN ((CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) = p.rv_hlc AND (CASE WHEN p.win_3 THEN p.origin ELSE p.sn_3 END) = p.rv_node) THEN NULL ELSE (CASE WHEN p.win_3 THEN p.h_3 ELSE p.sh_3 END) END,
-      CASE WHEN p.win_3 AND p.sn_3 <> p.origin AND p.sh_3 > 0 THEN crdt_state.vector_add(NULL::int8[], p.sn_3, p.sh_3, p.origin) WHEN p.a_3 AND NOT p.win_3 THEN crdt_state.vector_add(NULL::int8[], p.origin, p.h_3, p.sn_3) ELSE NULL::int8[] END
-    FROM p WHERE p.s_ctid IS NULL AND p.act <> 'M' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+      p.dead_node::int2,
+      p.dead_hlc,
+      p.rv_hlc,
+      p.rv_node::int2,
+      CASE WHEN p.win_2 THEN CASE WHEN NOT (p.h_2 = p.rv_hlc AND p.origin = p.rv_node) THEN p.origin::int2 END WHEN NOT (p.rv_hlc = 0 AND p.rv_node = 0) THEN 0::int2 END,
+      CASE WHEN p.win_2 THEN CASE WHEN NOT (p.h_2 = p.rv_hlc AND p.origin = p.rv_node) THEN p.h_2 END WHEN NOT (p.rv_hlc = 0 AND p.rv_node = 0) THEN 0 END,
+      CASE WHEN p.win_3 THEN CASE WHEN NOT (p.h_3 = p.rv_hlc AND p.origin = p.rv_node) THEN p.origin::int2 END WHEN NOT (p.rv_hlc = 0 AND p.rv_node = 0) THEN 0::int2 END,
+      CASE WHEN p.win_3 THEN CASE WHEN NOT (p.h_3 = p.rv_hlc AND p.origin = p.rv_node) THEN p.h_3 END WHEN NOT (p.rv_hlc = 0 AND p.rv_node = 0) THEN 0 END
+    FROM p WHERE p.s_ctid IS NULL AND p.act <> 'M' AND (SELECT clean AND unknown > 0 FROM go)
 ), conflicts AS (
     INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, winner_node, winner_hlc, winner_value, loser_node, loser_hlc, loser_value)
     SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 1, jsonb_build_object('id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
@@ -114,24 +127,21 @@ WITH g AS (
       CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
       CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
       CASE WHEN c.wins THEN c.here_value ELSE c.value END
-    FROM p, LATERAL (VALUES ('name', 'lww_register', (p.a_2 AND NOT (p.sn_2 = p.origin OR p.sh_2 <= coalesce(($2::int8[])[p.member][p.sn_2], 0))), p.win_2, p.h_2, p.val_2::text, p.sh_2, p.sn_2, CASE WHEN p.present THEN p.old_2::text ELSE p.image ->> 'name' END),
-      ('born', 'lww_register', (p.a_3 AND NOT (p.sn_3 = p.origin OR p.sh_3 <= coalesce(($2::int8[])[p.member][p.sn_3], 0))), p.win_3, p.h_3, p.val_3::text, p.sh_3, p.sn_3, CASE WHEN p.present THEN p.old_3::text ELSE p.image ->> 'born' END),
-      (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', p.s_live_hlc, p.s_live_node, 'written'),
-      (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', p.s_dead_hlc, p.s_dead_node, 'deleted'))
+    FROM p LEFT JOIN crdt_state.row_1 AS s ON s.ctid = p.s_ctid
+    LEFT JOIN "public"."profile" AS t ON t.ctid = p.t_ctid,
+    LATERAL (VALUES ('name', 'lww_register', (p.a_2 AND NOT (coalesce(s.n_2, s.row_node, 0::int2) = p.origin OR coalesce(s.h_2, s.row_hlc, 0) <= coalesce(($2::int8[])[p.member][coalesce(s.n_2, s.row_node, 0::int2)], 0))), p.win_2, p.h_2, p.val_2::text, coalesce(s.h_2, s.row_hlc, 0), coalesce(s.n_2, s.row_node, 0::int2), CASE WHEN p.present THEN t."name"::text ELSE s.image ->> 'name' END),
+      ('born', 'lww_register', (p.a_3 AND NOT (coalesce(s.n_3, s.row_node, 0::int2) = p.origin OR coalesce(s.h_3, s.row_hlc, 0) <= coalesce(($2::int8[])[p.member][coalesce(s.n_3, s.row_node, 0::int2)], 0))), p.win_3, p.h_3, p.val_3::text, coalesce(s.h_3, s.row_hlc, 0), coalesce(s.n_3, s.row_node, 0::int2), CASE WHEN p.present THEN t."born"::text ELSE s.image ->> 'born' END),
+      (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written'),
+      (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted'))
       AS c(name, rule, conflict, wins, hlc, value, here_hlc, here_node, here_value),
     LATERAL (SELECT md5(concat_ws(E'\x01', 'public.profile', jsonb_build_object('id', p.k_1::text)::text, c.name, least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node))) AS md5) AS d
-    WHERE (p.conf_row OR (p.a_2 AND NOT (p.sn_2 = p.origin OR p.sh_2 <= coalesce(($2::int8[])[p.member][p.sn_2], 0))) OR (p.a_3 AND NOT (p.sn_3 = p.origin OR p.sh_3 <= coalesce(($2::int8[])[p.member][p.sn_3], 0)))) AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p)
+    WHERE p.concurrent AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT clean AND concurrent > 0 FROM go)
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (
     INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)
     SELECT p.origin, ($18::int8[])[p.member], ($19::int8[])[p.member], 'public.profile', jsonb_build_object('id', p.k_1::text), jsonb_build_object('name', p.val_2::text, 'born', p.val_3::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
-    FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT NOT coalesce(bool_or(dirty), false) FROM p) RETURNING 1
+    FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT clean AND absent > 0 FROM go) RETURNING 1
 )
-SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM st_upd) AS st_upd, (SELECT count(*) FROM st_ins) AS st_ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
-  n.staged, n.planned_del, n.planned_upd, n.planned_ins, n.dirty, n.dirty_xmin
-FROM (SELECT count(*) AS staged, count(*) FILTER (WHERE act IN ('D')) AS planned_del,
-    count(*) FILTER (WHERE act IN ('U', 'X')) AS planned_upd,
-    count(*) FILTER (WHERE act IN ('I')) AS planned_ins,
-    array_agg(ord ORDER BY ord) FILTER (WHERE dirty) AS dirty,
-    array_agg(coalesce(t_xmin::text, '') ORDER BY ord) FILTER (WHERE dirty) AS dirty_xmin
-  FROM p) AS n
+SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
+  staged, planned_del, planned_upd, planned_ins, dirty, dirty_xmin
+FROM go

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.core.catalog import ColumnSpec, TableSpec
-from sidecar.core.merge import apply, capture
+from sidecar.core.merge import apply, capture, clean
 from sidecar.core.merge.staging import Shape, Statement, full_shape
 from sidecar.core.merge.state_tables import COLUMNS_MAX, state_ddl
 
@@ -53,12 +53,12 @@ STATEMENTS: dict[str, Statement] = {
     "profile_merge_name": apply.merge_statement(PROFILE, narrow(PROFILE, "name")),
     "profile_merge_reinsert": apply.merge_statement(PROFILE, full_shape(PROFILE, reinsert=True)),
     "profile_capture": capture.capture_statement(PROFILE, full_shape(PROFILE)),
-    "profile_check": apply.check_statement(PROFILE),
-    "profile_lock": apply.lock_statement(PROFILE),
+    "profile_check": clean.check_statement(PROFILE),
+    "profile_lock": clean.lock_statement(PROFILE),
     "stock_merge": apply.merge_statement(STOCK, full_shape(STOCK)),
     "stock_merge_amount": apply.merge_statement(STOCK, narrow(STOCK, "amount")),
     "stock_seen": apply.seen_statement(STOCK, full_shape(STOCK)),
-    "stock_restamp": apply.restamp_statement(STOCK),
+    "stock_restamp": clean.restamp_statement(STOCK),
     "stock_capture": capture.capture_statement(STOCK, full_shape(STOCK)),
     "stock_capture_amount": capture.capture_statement(STOCK, narrow(STOCK, "amount")),
     "stock_capture_deltas": capture.deltas_statement(STOCK, full_shape(STOCK)),

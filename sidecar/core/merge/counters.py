@@ -45,6 +45,14 @@ def joined(column: ColumnSpec) -> list[str]:
     return [f"t.{quote(column.name)} AS old_{column.attnum}", f"coalesce(s.x_{column.attnum}, 0) AS sx_{column.attnum}"]
 
 
+def kept(column: ColumnSpec, *, carried: bool) -> tuple[list[str], list[str]]:
+    """What the writing parts read of a decided row: flags, and values."""
+    n = column.attnum
+    flags = [*([f"a_{n}"] if carried else []), *([f"keep_{n}"] if loose(column) else [])]
+    values = [*([f"d_{n}"] if carried else []), f"true_{n}", *([f"old_{n}"] if loose(column) else [])]
+    return flags, values
+
+
 def _key_match(spec: TableSpec, left: str, right: str) -> str:
     return " AND ".join(f"{left}.k_{column.attnum} = {right}.k_{column.attnum}" for column in spec.key)
 

@@ -9,26 +9,40 @@ from __future__ import annotations
 from sidecar.core.catalog import ColumnSpec, quote, quote_literal
 
 
-def joined(column: ColumnSpec) -> list[str]:
-    """What the join of staged row ``g``, row state ``s`` and user row ``t`` contributes."""
+def here(column: ColumnSpec, row: str = "s") -> tuple[str, str]:
+    """``(hlc, node)`` of the winner in the row state ``row``, which may be missing."""
     n = column.attnum
-    return [
-        f"coalesce(s.h_{n}, s.row_hlc, 0) AS sh_{n}",
-        f"coalesce(s.n_{n}, s.row_node, 0::int2) AS sn_{n}",
-        f"t.{quote(column.name)} AS old_{n}",
-    ]
+    return f"coalesce({row}.h_{n}, {row}.row_hlc, 0)", f"coalesce({row}.n_{n}, {row}.row_node, 0::int2)"
+
+
+def joined(column: ColumnSpec) -> list[str]:
+    """What the lookup of row state ``s`` and user row ``t`` contributes."""
+    n = column.attnum
+    hlc, node = here(column)
+    return [f"{hlc} AS sh_{n}", f"{node} AS sn_{n}", f"t.{quote(column.name)} AS old_{n}"]
 
 
 def decided(column: ColumnSpec) -> list[str]:
     """Does the incoming write win."""
     n = column.attnum
-    return [f"(j.a_{n} AND (j.h_{n}, j.origin) >= (j.sh_{n}, j.sn_{n}::int8)) AS win_{n}"]
+    return [f"(j.a_{n} AND {dot_at_least(f'j.h_{n}', 'j.origin', f'j.sh_{n}', f'j.sn_{n}')}) AS win_{n}"]
 
 
-def concurrent(column: ColumnSpec, covered: str) -> str:
-    """Whether the incoming write had not seen the winner here. ``covered`` tests a dot of the state."""
+def dot_at_least(hlc: str, node: str, other_hlc: str, other_node: str) -> str:
+    """``(hlc, node) >= (other_hlc, other_node)``, in a form that mostly needs one comparison of integers."""
+    return f"({hlc} > {other_hlc} OR {hlc} = {other_hlc} AND {node} >= {other_node})"
+
+
+def kept(column: ColumnSpec, *, old: bool) -> tuple[list[str], list[str]]:
+    """What the writing parts read of a decided row: flags, and values. The fewer the cheaper: each of them is written
+    once and read several times. ``old``: also the value in the user row."""
     n = column.attnum
-    return f"(p.a_{n} AND NOT {covered.format(hlc=f'p.sh_{n}', node=f'p.sn_{n}')})"
+    return [f"a_{n}", f"win_{n}"], [f"h_{n}", f"val_{n}", *([f"old_{n}"] if old else [])]
+
+
+def concurrent(column: ColumnSpec, row: str, hlc: str, node: str, covered: str) -> str:
+    """Whether the incoming write in ``row`` had not seen the winner here, ``(hlc, node)``. ``covered`` tests a dot."""
+    return f"({row}.a_{column.attnum} AND NOT {covered.format(row=row, hlc=hlc, node=node)})"
 
 
 def new_value(column: ColumnSpec) -> str:
@@ -64,24 +78,37 @@ def image_patch(column: ColumnSpec, row: str) -> str:
     return f"CASE WHEN {row}.win_{n} THEN {patch} ELSE '{{}}'::jsonb END"
 
 
-def state_values(column: ColumnSpec, *, exists: bool) -> dict[str, str]:
+def state_values(column: ColumnSpec, row_dot: tuple[str, str], *, exists: bool, row_may_change: bool) -> dict[str, str]:
     """New state columns after a merge, of a row state that ``exists`` as ``s`` or is new. The winner's dot is NULL
-    where it is the row's own (``rv_*``)."""
+    where it is the row's own, ``row_dot`` (hlc, node), which only an insert in the batch changes (``row_may_change``).
+    """
     n = column.attnum
-    node = f"(CASE WHEN p.win_{n} THEN p.origin ELSE p.sn_{n} END)"
-    hlc = f"(CASE WHEN p.win_{n} THEN p.h_{n} ELSE p.sh_{n} END)"
-    same = f"({hlc} = p.rv_hlc AND {node} = p.rv_node)"
-    before = f"s.v_{n}" if exists else "NULL::int8[]"
+    row_hlc, row_node = row_dot
+    own = f"p.h_{n} = {row_hlc} AND p.origin = {row_node}"
+    if not exists:
+        # Nobody has written the column of a row without state, so what comes wins, and else the dot is genesis' own.
+        ours = f"{row_hlc} = 0 AND {row_node} = 0"
+        return {
+            f"n_{n}": f"CASE WHEN p.win_{n} THEN CASE WHEN NOT ({own}) THEN p.origin::int2 END"
+            f" WHEN NOT ({ours}) THEN 0::int2 END",
+            f"h_{n}": f"CASE WHEN p.win_{n} THEN CASE WHEN NOT ({own}) THEN p.h_{n} END WHEN NOT ({ours}) THEN 0 END",
+        }
+    hlc, node = f"coalesce(s.h_{n}, s.row_hlc)", f"coalesce(s.n_{n}, s.row_node)"
+    kept_node, kept_hlc = f"s.n_{n}", f"s.h_{n}"
+    if row_may_change:
+        same = f"{row_hlc} = s.row_hlc AND {row_node} = s.row_node"
+        taken = f"{hlc} = {row_hlc} AND {node} = {row_node}"
+        kept_node = f"CASE WHEN {same} THEN s.n_{n} WHEN NOT ({taken}) THEN {node} END"
+        kept_hlc = f"CASE WHEN {same} THEN s.h_{n} WHEN NOT ({taken}) THEN {hlc} END"
     vector = (
-        f"CASE WHEN p.win_{n} AND p.sn_{n} <> p.origin AND p.sh_{n} > 0"
-        f" THEN crdt_state.vector_add({before}, p.sn_{n}, p.sh_{n}, p.origin)"
-        f" WHEN p.a_{n} AND NOT p.win_{n}"
-        f" THEN crdt_state.vector_add({before}, p.origin, p.h_{n}, p.sn_{n})"
-        f" ELSE {before} END"
+        f"CASE WHEN p.win_{n} THEN CASE WHEN {node} <> p.origin AND {hlc} > 0"
+        f" THEN crdt_state.vector_add(s.v_{n}, {node}, {hlc}, p.origin) ELSE s.v_{n} END"
+        f" WHEN p.a_{n} THEN crdt_state.vector_add(s.v_{n}, p.origin, p.h_{n}, {node})"
+        f" ELSE s.v_{n} END"
     )
     return {
-        f"n_{n}": f"CASE WHEN {same} THEN NULL ELSE {node} END::int2",
-        f"h_{n}": f"CASE WHEN {same} THEN NULL ELSE {hlc} END",
+        f"n_{n}": f"CASE WHEN p.win_{n} THEN CASE WHEN NOT ({own}) THEN p.origin::int2 END ELSE {kept_node} END",
+        f"h_{n}": f"CASE WHEN p.win_{n} THEN CASE WHEN NOT ({own}) THEN p.h_{n} END ELSE {kept_hlc} END",
         f"v_{n}": vector,
     }
 
@@ -90,8 +117,9 @@ def conflict_row(column: ColumnSpec, covered: str) -> str:
     """One row of the VALUES list from which conflicts are recorded:
     (column, rule, is conflict, incoming wins, incoming hlc, incoming value, here: hlc, node, value)."""
     n = column.attnum
-    here = f"CASE WHEN p.present THEN p.old_{n}::text ELSE p.image ->> {quote_literal(column.name)} END"
+    hlc, node = here(column)
+    value = f"CASE WHEN p.present THEN t.{quote(column.name)}::text ELSE s.image ->> {quote_literal(column.name)} END"
     return (
-        f"({quote_literal(column.name)}, {quote_literal(column.crdt)}, {concurrent(column, covered)}, "
-        f"p.win_{n}, p.h_{n}, p.val_{n}::text, p.sh_{n}, p.sn_{n}, {here})"
+        f"({quote_literal(column.name)}, {quote_literal(column.crdt)}, "
+        f"{concurrent(column, 'p', hlc, node, covered)}, p.win_{n}, p.h_{n}, p.val_{n}::text, {hlc}, {node}, {value})"
     )

@@ -2,7 +2,7 @@
 
 A staged row ``g`` has ``ord`` (1-based position), ``op``, ``hlc``, ``ins`` (hlc of the insert), ``k_<attnum>`` (typed
 key) and per carried column ``a_<attnum>`` (assigned?), ``h_<attnum>`` (its hlc), and ``val_<attnum>`` (typed
-value) or ``d_<attnum>`` (delta).
+value), ``d_<attnum>`` (delta) or ``c_<attnum>`` (change of a set or map, jsonb).
 """
 
 from __future__ import annotations
@@ -94,6 +94,14 @@ def _assigned(column: ColumnSpec, shape: Shape, parameters: Parameters) -> str:
     return f"coalesce((ARRAY[{masks}])[{word}::int4] & {bit} <> 0, false)"
 
 
+def _value(column: ColumnSpec, assigned: str) -> str:
+    """The typed value. A domain may refuse the NULL that stands for "not assigned", so there only what is assigned is
+    cast; for other types NULL stays NULL."""
+    cast = f"u.v{column.attnum}::{column.type_name}"
+    is_domain = column.type_name.split("(")[0] != column.base_type
+    return f"CASE WHEN {assigned} THEN {cast} END" if is_domain else cast
+
+
 def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[tuple[str, str], ...] = ()) -> str:
     """The text of ``SELECT ... FROM unnest(...)``; ``extra`` are further (parameter name, array type) pairs whose
     elements appear under the parameter's name with ``:`` replaced by ``_``."""
@@ -103,7 +111,7 @@ def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[t
     def array(name: str, kind: str, alias: str) -> None:
         arrays.append((f"{parameters.text(name)}::{kind}[]", alias))
 
-    array("ops", "text", "op")
+    array("ops", '"char"', "op")
     array("hlcs", "int8", "hlc")
     array("inserted", "int8", "ins")
     select += ["u.op", "u.hlc", "u.ins"]
@@ -115,16 +123,18 @@ def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[t
     for column in shape.columns:
         n = column.attnum
         array(f"value:{n}", "text", f"v{n}")
-        # Only what is assigned is cast: a domain may refuse the NULL that stands for "not assigned".
         assigned = _assigned(column, shape, parameters)
         select.append(f"{assigned} AS a_{n}")
         if column.is_counter:
             select.append(f"coalesce(u.v{n}::numeric, 0) AS d_{n}")
+            continue
+        array(f"late:{n}", "int8", f"l{n}")
+        select.append(f"coalesce(u.l{n}, u.hlc) AS h_{n}")
+        if column.is_element:
+            select.append(f"u.v{n}::jsonb AS c_{n}")
         else:
-            array(f"late:{n}", "int8", f"l{n}")
             select += [
-                f"coalesce(u.l{n}, u.hlc) AS h_{n}",
-                f"CASE WHEN {assigned} THEN u.v{n}::{column.type_name} END AS val_{n}",
+                f"{_value(column, assigned)} AS val_{n}",
             ]
     for name, kind in extra:
         alias = name.replace(":", "_")
@@ -140,8 +150,8 @@ def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[t
 
 def staged_keys(spec: TableSpec, parameters: Parameters) -> str:
     """Only ``ord``, ``op`` and the typed keys, for the lock and check statements."""
-    names = ["ops", *(f"key:{column.attnum}" for column in spec.key)]
-    sources = ", ".join(f"{parameters.text(name)}::text[]" for name in names)
+    keys = ", ".join(f"{parameters.text(f'key:{column.attnum}')}::text[]" for column in spec.key)
+    sources = f'{parameters.text("ops")}::"char"[], {keys}'
     aliases = ", ".join(["op", *(f"k{column.attnum}" for column in spec.key)])
     select = ", ".join(f"u.k{c.attnum}::{c.type_name} AS k_{c.attnum}" for c in spec.key)
     return (

@@ -1,0 +1,72 @@
+"""The clean-row rule: which staged rows may be merged, and the statements that check, lock and restamp user rows."""
+
+from __future__ import annotations
+
+from sidecar.core.catalog import TableSpec, quote
+from sidecar.core.merge.staging import Parameters, Statement, staged_keys
+from sidecar.core.merge.state_tables import key_match, qualified_user_table, row_table
+
+# Rows of before the table was attached have no row state: an update that finds neither that nor the user row has come
+# before the capture of a local delete. An insert, and a delete (of a row that lived for one change set only), mostly
+# find neither.
+DIRTY = (
+    "CASE WHEN g.accepted IS NOT NULL AND g.accepted = coalesce(t.xmin::text, '') THEN false"
+    " WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U'"
+    " ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node))"
+    " OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END"
+)
+
+
+def looked_up(spec: TableSpec) -> str:
+    """The joins that give each staged row ``g`` its row state ``s`` and its user row ``t``, both perhaps NULL.
+
+    Subqueries with a limit, so that each is a lookup by key whatever the planner believes: of a table that was analysed
+    while it was empty it would read the whole index for every staged row.
+    """
+    on_state, on_user = key_match(spec, "g")
+    return (
+        f"LEFT JOIN LATERAL (SELECT s.ctid, s.* FROM {row_table(spec)} AS s WHERE {on_state} LIMIT 1) AS s ON true\n"
+        f"    LEFT JOIN LATERAL (SELECT t.ctid, t.xmin, t.* FROM {qualified_user_table(spec)} AS t"
+        f" WHERE {on_user} LIMIT 1) AS t ON true"
+    )
+
+
+def check_statement(spec: TableSpec) -> Statement:
+    """The dirty rows of a batch: ``ord``, ``xmin`` ('' when there is no user row); writes nothing."""
+    parameters = Parameters()
+    keys = staged_keys(spec, parameters)
+    accepted = parameters.text("accepted")
+    return parameters.statement(
+        f"WITH k AS (\n    {keys}\n), g AS (SELECT k.*, a.accepted FROM k LEFT JOIN"
+        f" unnest({accepted}::text[]) WITH ORDINALITY AS a(accepted, ord) USING (ord))\n"
+        "SELECT g.ord, coalesce(t.xmin::text, '') AS xmin\n"
+        f"FROM g {looked_up(spec)}\nWHERE {DIRTY} ORDER BY g.ord"
+    )
+
+
+def restamp_statement(spec: TableSpec) -> Statement:
+    """After a merge below a savepoint: row states learn the sub-transaction's xid of the user rows that it wrote. Only
+    states stamped by this transaction are touched; their user rows are its own, so nobody else's xid can be taken."""
+    parameters = Parameters()
+    return parameters.statement(
+        f"WITH g AS (\n    {staged_keys(spec, parameters)}\n)\n"
+        f"UPDATE {row_table(spec)} AS s SET row_xmin = n.xmin\n"
+        f"FROM (SELECT s.ctid, t.xmin FROM g {looked_up(spec)}) AS n\n"
+        "WHERE s.ctid = n.ctid AND s.row_xmin = pg_current_xact_id()::xid AND n.xmin <> s.row_xmin"
+    )
+
+
+def lock_statement(spec: TableSpec) -> Statement:
+    """Locks the user rows of a batch in key order, as a local UPDATE of non-key columns would; returns their number.
+
+    The keys are looked up with ``= ANY``, which cannot be a join over a scan of the whole index (see
+    :func:`looked_up`); a subquery would lock before the rows are in order.
+    """
+    parameters = Parameters()
+    on_user = " AND ".join(f"t.{quote(c.name)} = ANY (ARRAY[g.k_{c.attnum}])" for c in spec.key)
+    order = ", ".join(f"g.k_{c.attnum}" for c in spec.key)
+    keys = staged_keys(spec, parameters)
+    return parameters.statement(
+        f"WITH g AS MATERIALIZED (\n    {keys}\n)\n"
+        f"SELECT 1 FROM g JOIN {qualified_user_table(spec)} AS t ON {on_user} ORDER BY {order} FOR NO KEY UPDATE OF t"
+    )
