@@ -36,8 +36,9 @@ WITH captured AS (
     INSERT INTO crdt_state.journal (seq, part, last, from_hlc, to_hlc, header, body, format_version)
     VALUES ($5, $6, $7, $8, $9, $10, $11, $12)
 )
-INSERT INTO crdt_state.clock AS c (node, hlc) VALUES ($3::int2, $2::int8)
-ON CONFLICT (node) DO UPDATE SET hlc = greatest(c.hlc, excluded.hlc);
+INSERT INTO crdt_state.clock AS c (node, hlc, change_hlc) VALUES ($3::int2, $2::int8, $2::int8)
+ON CONFLICT (node) DO UPDATE
+SET hlc = greatest(c.hlc, excluded.hlc), change_hlc = greatest(c.change_hlc, excluded.change_hlc);
 
 -- name: advance_clock
 -- A merged interval (from, to] of an origin: touches one row, or none when it does not fit (gap or duplicate). $4 is its

@@ -64,6 +64,7 @@ class NodeLinks:
         mine = hello.clock.get(self._state.node_id, 0)
         self.acknowledged_hlc[link.peer_id] = mine
         self.names[link.peer_id] = link.peer_name
+        self.acknowledged_moved.set()
         self._give_up(link.peer_id)
         entry = self._open[link.peer_id] = _OpenLink(link)
         entry.sending = asyncio.create_task(self._send(entry, mine), name=f"ship to {link.peer_name}")

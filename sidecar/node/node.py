@@ -23,6 +23,7 @@ from sidecar.node.ship import Tail
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.node.status import NodeStatusSource
 from sidecar.node.upkeep import catalogue_loop, heartbeat_loop, peers_loop, supervise
+from sidecar.node.waits import ClockWaits, Waits
 from sidecar.peers.mesh import PeerMesh
 from sidecar.postgres.catalogue_session import CatalogueSession
 from sidecar.postgres.journal import JournalReader, JournalStart, JournalWriter
@@ -30,6 +31,7 @@ from sidecar.postgres.merge import Merger
 from sidecar.postgres.problem import errors
 from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.session import Session
+from sidecar.postgres.wait_board import WaitBoard
 from sidecar.settings import Settings
 
 RESTART_FIRST_S = 0.2
@@ -48,6 +50,7 @@ class _Sessions:
     capture: Session
     merge: Session
     upkeep: Session
+    waits: Session
     catalogue: CatalogueSession
 
 
@@ -67,6 +70,7 @@ class Node:
         self._reader: JournalReader | None = None
         self._served = False
         self.progress = CaptureProgress(self._nudge)
+        self.waits = ClockWaits(self.state, self._links)
         self.status = NodeStatusSource(self.state, self._pulse, self.progress, self._inbox, self._links, self._mesh)
 
     def listen(self) -> None:
@@ -173,6 +177,7 @@ class Node:
                 acknowledge=self._links.acknowledge,
                 resync=self._links.resync,
             )
+            waits = Waits(state, self.progress, WaitBoard(sessions.waits, reader), reader, self._links)
             self._links.ready.set()
             self._served = True
             self._pulse.restart(asyncio.get_running_loop().time())
@@ -187,6 +192,10 @@ class Node:
                 heartbeat_loop(state, self.progress, writer, reader, self._links),
                 catalogue_loop(state, refresh),
                 peers_loop(state, reader, self._links, self._mesh),
+                waits.attend(),
+                waits.store_acknowledgements(),
+                waits.answer_barriers(),
+                waits.store_answers(),
             )
 
     async def _open_sessions(self, stack: contextlib.AsyncExitStack) -> _Sessions:
@@ -204,6 +213,8 @@ class Node:
             settings={"lock_timeout": f"{settings.limits.lock_timeout_ms}ms"},
         )
         stack.push_async_callback(merge.close)
+        waits = await Session.open(dsn, purpose="waits", origin=False)
+        stack.push_async_callback(waits.close)
         catalogue = await CatalogueSession.open(settings)
         stack.push_async_callback(catalogue.close)
         if not merge.privileges.replica_role:
@@ -212,7 +223,7 @@ class Node:
                 "session_replication_role may not be set: triggers and foreign keys fire when merging; "
                 "GRANT SET ON PARAMETER session_replication_role TO this role",
             )
-        return _Sessions(capture, merge, upkeep, catalogue)
+        return _Sessions(capture, merge, upkeep, waits, catalogue)
 
     def _resume(self, start: JournalStart) -> None:
         state = self.state
@@ -224,6 +235,7 @@ class Node:
         state.clock.clear()
         state.clock.update(start.clock)
         state.context = dict(start.context)
+        state.journal_end = start.end_hlc
         state.hlc.observe(max([start.hlc, start.to_hlc, *start.clock.values()]))
         self.progress.restart(parse_lsn(start.lsn))
         self._tail.start(start.seq)

@@ -13,6 +13,7 @@ import structlog
 from sidecar.core.catalog import TableSpec
 from sidecar.core.hlc import HybridClock
 from sidecar.core.status import Counters
+from sidecar.core.versions import VersionVector
 from sidecar.settings import Settings
 
 NUDGE_AFTER_S = 0.003
@@ -41,6 +42,8 @@ class NodeState:
         # What local changes may depend on: per origin the end of the last change set merged. Not the clock, which also
         # rises with heartbeats: a third node may never hear of such a point, and would wait for it.
         self.context: dict[int, int] = {}
+        # The end of this node's own last change set.
+        self.journal_end = 0
         self.hlc = HybridClock()
         self.writer_lock = asyncio.Lock()
         self.tables: dict[str, TableSpec] = {}
@@ -74,6 +77,10 @@ class NodeState:
     def fingerprints(self) -> dict[str, str]:
         """Per table what must be equal on all nodes."""
         return {name: table.fingerprint() for name, table in self.tables.items()}
+
+    def ends(self) -> VersionVector:
+        """What a token of this moment names: per origin the end of the last change set that is durable here."""
+        return {**self.context, self.node_id: self.journal_end}
 
     def advance(self, node: int, hlc: int) -> None:
         """The clock after a durable commit."""

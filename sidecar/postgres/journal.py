@@ -47,6 +47,8 @@ class JournalStart:
     seq: int
     clock: dict[int, int]
     context: dict[int, int]
+    end_hlc: int
+    """The end of this node's own last change set; ``to_hlc`` also rises with heartbeats."""
 
 
 class JournalWriter:
@@ -78,10 +80,12 @@ class JournalWriter:
         rows = await connection.fetch(self._sql["read_clock"])
         clock = {r["node"]: r["hlc"] for r in rows}
         context = {r["node"]: r["change_hlc"] for r in rows if r["change_hlc"]}
+        end_hlc = context.pop(row["id"], 0)
         self.seq = row["seq"]
         partitions = await connection.fetch(self._sql["partitions"])
         self._filled_bytes = partitions[-1]["bytes"] if partitions else 0
-        return JournalStart(row["id"], row["hlc"], row["slot"], row["lsn"], row["to_hlc"], row["seq"], clock, context)
+        at = (row["slot"], row["lsn"], row["to_hlc"], row["seq"])
+        return JournalStart(row["id"], row["hlc"], *at, clock, context, end_hlc)
 
     @asynccontextmanager
     async def change_set(self) -> AsyncIterator[None]:
@@ -321,6 +325,12 @@ class JournalReader:
         """Drop conflict records beyond the age or the number."""
         async with self._lock, self._session.own_transaction():
             await self._session.connection.execute(self._sql["trim_conflicts"], age_days, rows_max)
+
+    @_uninterrupted
+    async def execute(self, statement: str, *arguments: object) -> None:
+        """A small statement of somebody who needs no session of its own."""
+        async with self._lock:
+            await self._session.connection.execute(statement, *arguments)
 
     @_uninterrupted
     async def position_of(self, acknowledged: int) -> tuple[int, int]:
