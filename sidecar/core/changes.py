@@ -6,9 +6,13 @@ same row order; a row's key occurs once. ``b""`` in place of a literal means "NU
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
+
+from sidecar.core.arrays import text_array
+from sidecar.core.elements import array_elements
 
 FORMAT_VERSION = 1
 
@@ -71,6 +75,18 @@ class LocalChanges:
     old_images: list[bytes] = field(default_factory=list)
     undone: list[bytes] = field(default_factory=list)
     shipped: TableChanges | None = None
+
+    def replace_values(self, column: str, values: Mapping[int, bytes]) -> None:
+        """Other values for some rows (by position from 1) of a carried column."""
+        if not values:
+            return
+        at = self.changes.columns.index(column)
+        column_values = [None if v is None else v.encode() for v in array_elements(self.changes.values[at].decode())]
+        for position, value in values.items():
+            column_values[position - 1] = value
+        for changes in (self.changes, self.shipped):
+            if changes is not None:
+                changes.values[at] = text_array(column_values[: changes.rows])
 
 
 class ChangeSetHeader(msgspec.Struct, array_like=True, kw_only=True, frozen=True):

@@ -17,7 +17,7 @@ import msgspec
 from sidecar.core.arrays import text_array
 from sidecar.core.catalog import TableSpec, quote
 from sidecar.core.changes import DELETE, INSERT, REPLACE, ChangeSetHeader, ChangeSetPart, LocalChanges, TableChanges
-from sidecar.core.merge import capture
+from sidecar.core.merge import capture, capture_elements
 from sidecar.core.merge.shapes import Shapes
 from sidecar.core.merge.staging import Argument, Shape, bind
 from sidecar.core.merge.state_tables import qualified_user_table
@@ -174,7 +174,8 @@ class JournalWriter:
         shape = self._shapes.pick(spec, changes)
         others = self._local_arguments(spec, local)
         counted = [c for c in spec.counters if c.attnum in shape.attnums]
-        lifecycle = bool(counted) and any(op in changes.ops for op in (INSERT, DELETE, REPLACE))
+        comes_or_goes = any(op in changes.ops for op in (INSERT, DELETE, REPLACE))
+        lifecycle = bool(counted) and comes_or_goes
 
         async def run(make: Any, shape: Shape = shape) -> list[Any]:
             statement = make(spec, shape)
@@ -185,10 +186,17 @@ class JournalWriter:
         if lifecycle:
             await run(capture.genesis_statement)
             await self._mark_seen(spec, local, await run(capture.seen_query))
+        if comes_or_goes and capture_elements.stamped(spec, shape):
+            completed = await run(capture_elements.gone_query)
+            for column in spec.elements:
+                changes_by_row = {r["ord"]: r["change"].encode() for r in completed if r["attnum"] == column.attnum}
+                local.replace_values(column.name, changes_by_row)
         look = capture.looks_at_user_rows(spec, changes, shape) and await self._may_look(spec)
         queued = await run(functools.partial(capture.capture_statement, look=look))
         if lifecycle:
             await run(capture.base_statement)
+        if any(local.undone):
+            await run(capture_elements.undone_statement)
         return [row["id"] for row in queued]
 
     async def _may_look(self, spec: TableSpec) -> bool:
@@ -214,10 +222,12 @@ class JournalWriter:
             "images": local.images.decode() or None,
         }
         carried = {name: i for i, name in enumerate(local.changes.columns)}
-        for column in spec.counters:
+        for column in (*spec.counters, *spec.elements):
             at = carried.get(column.name)
             old = local.old_images[at] if at is not None and local.old_images else b""
+            undone = local.undone[at] if at is not None and local.undone else b""
             others[f"old:{column.attnum}"] = old.decode() or None
+            others[f"undone:{column.attnum}"] = undone.decode() or None
         return others
 
     async def _mark_seen(self, spec: TableSpec, local: LocalChanges, rows: list[Any]) -> None:
@@ -314,6 +324,12 @@ class JournalReader:
             )
 
     @_uninterrupted
+    async def execute(self, statement: str, *arguments: object) -> None:
+        """A small statement of somebody who needs no session of its own."""
+        async with self._lock:
+            await self._session.connection.execute(statement, *arguments)
+
+    @_uninterrupted
     async def known_peers(self) -> list[tuple[int, str, int]]:
         """Id, name and acknowledged hlc of every peer that was ever linked."""
         async with self._lock:
@@ -325,12 +341,6 @@ class JournalReader:
         """Drop conflict records beyond the age or the number."""
         async with self._lock, self._session.own_transaction():
             await self._session.connection.execute(self._sql["trim_conflicts"], age_days, rows_max)
-
-    @_uninterrupted
-    async def execute(self, statement: str, *arguments: object) -> None:
-        """A small statement of somebody who needs no session of its own."""
-        async with self._lock:
-            await self._session.connection.execute(statement, *arguments)
 
     @_uninterrupted
     async def position_of(self, acknowledged: int) -> tuple[int, int]:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote
 from sidecar.core.changes import DELETE, TableChanges
-from sidecar.core.merge import counters
+from sidecar.core.merge import capture_elements, counters
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import counter_table, qualified_user_table, row_table
 
 
 def looks_at_user_rows(spec: TableSpec, changes: TableChanges, shape: Shape) -> bool:
     """Whether capturing the batch takes a look at the user's table (:func:`capture_statement`)."""
-    return DELETE in changes.ops or bool(_loose_counters(spec, shape))
+    return DELETE in changes.ops or bool(_loose_counters(spec, shape) or capture_elements.carried(spec, shape))
 
 
 def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> Statement:
     """Upserts row states. Local dots are always above everything in the row state, so nothing is compared.
 
     Parameters besides the arrays: ``node`` (own id), ``xids``, ``images`` (array literals of the batch), and
-    ``old:<attnum>`` (a deleted row's counter values). Rows whose shown counter differs from the true value (an undone
-    decrease, a saturated sum, increments that a re-insert had not seen) are queued in ``crdt_state.rewrite``.
+    ``old:<attnum>`` (a deleted row's counter values, sets and maps before the batch). Rows whose shown counter differs
+    from the true value (an undone decrease, a saturated sum, increments that a re-insert had not seen), and whose sets
+    and maps show something else than their state, are queued in ``crdt_state.rewrite``.
 
     ``look``: whether the user's table may be looked at. Without, every row of which only a look could tell is queued:
     a rewrite that finds nothing to do does nothing.
@@ -28,6 +29,8 @@ def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> St
     me = f"{parameters.number('node')}::int2"
     table = row_table(spec)
     old = tuple((f"old:{c.attnum}", "numeric") for c in spec.counters if c.attnum in shape.attnums and shape.full)
+    elements = capture_elements.carried(spec, shape)
+    old += capture_elements.old_images(elements)
     rows = staged(spec, shape, parameters, (("xids", "xid"), ("images", "jsonb"), *old))
     insert = "g.op IN ('I', 'R')"
     values = {
@@ -72,17 +75,24 @@ def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> St
             f"CASE WHEN {assigned} AND {winner} <> {me} AND coalesce(s.h_{n}, s.row_hlc) > 0"
             f" THEN crdt_state.vector_add(s.v_{n}, {winner}, coalesce(s.h_{n}, s.row_hlc), {me}) ELSE s.v_{n} END"
         )
+        if column.is_sibling:
+            updates[f"sib_{n}"] = f"CASE WHEN NOT {assigned} THEN s.sib_{n} END"
+    for column in elements:
+        states = capture_elements.state_values(column, parameters.number("node"))
+        values |= states
+        updates |= {name: f"excluded.{name}" for name in states}
     keys = [f"k_{c.attnum}" for c in spec.key]
     sets = ",\n      ".join(f"{name} = {value}" for name, value in updates.items())
     upsert = (
         f"INSERT INTO {table} AS s ({', '.join([*keys, *values])})\n"
-        f"    SELECT {', '.join(f'g.{key}' for key in keys)}, {', '.join(values.values())}\n    FROM g\n"
+        f"    SELECT {', '.join(f'g.{key}' for key in keys)}, {', '.join(values.values())}\n"
+        f"    FROM g{' ' + capture_elements.state_before(spec, elements) if elements else ''}\n"
         f"    ON CONFLICT ({', '.join(keys)}) DO UPDATE SET\n      {sets}"
     )
     with_rows = f"WITH g AS (\n    {rows}\n)"
     excess = [f"x_{c.attnum}" for c in spec.counters if c.attnum in shape.attnums]
     due = []
-    if excess:
+    if excess or elements:
         differs = " OR ".join([*(f"up.{name} <> 0" for name in excess), *_wrong_looks(spec, shape, look=look)])
         due.append(f"up.row_xmin IS NOT NULL AND ({differs})")
     if shape.full:
@@ -90,7 +100,8 @@ def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> St
     if not due:
         return parameters.statement(f"{with_rows}\n{upsert}")
     key_text = ", ".join(f"up.{key}::text" for key in keys)
-    returning = ", ".join(f"s.{name}" for name in [*keys, "row_xmin", "row_node", *excess])
+    shown = [f"{name}_{c.attnum}" for c in elements for name in ("e", "z")]
+    returning = ", ".join(f"s.{name}" for name in [*keys, "row_xmin", "row_node", *excess, *shown])
     return parameters.statement(
         f"{with_rows}, up AS (\n    {upsert}\n    RETURNING {returning}\n)\n"
         f"INSERT INTO crdt_state.rewrite (table_id, row_key)\n"
@@ -115,15 +126,18 @@ def _loose_counters(spec: TableSpec, shape: Shape) -> list[ColumnSpec]:
 
 
 def _wrong_looks(spec: TableSpec, shape: Shape, *, look: bool) -> list[str]:
-    """Whether the user row shows a counter otherwise than the other nodes will. The row is looked at as it is now; what
-    comes later queues it again or not."""
-    carried = _loose_counters(spec, shape)
-    if not carried:
+    """Whether the user row shows a counter, set or map otherwise than the other nodes will. The row is looked at as it
+    is now; what comes later queues it again or not."""
+    loose, elements = _loose_counters(spec, shape), capture_elements.carried(spec, shape)
+    if not loose and not elements:
         return []
     if not look:
         return ["true"]
     keys = " AND ".join(f"t.{quote(k.name)} = up.k_{k.attnum}" for k in spec.key)
-    wrong = " OR ".join(counters.wrong_looks(spec, c, "t", "up") for c in carried)
+    wrong = " OR ".join(
+        [counters.wrong_looks(spec, c, "t", "up") for c in loose]
+        + [capture_elements.looks_wrong(c, "t", "up") for c in elements]
+    )
     return [f"EXISTS (SELECT FROM {qualified_user_table(spec)} AS t WHERE {keys} AND ({wrong}))"]
 
 
