@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 Context = Mapping[int, int]
-NOTHING: Context = {}
 
 
 def has_seen(context: Context, node: int, hlc: int) -> bool:

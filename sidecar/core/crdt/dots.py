@@ -34,7 +34,7 @@ class DotSet:
     default was never written."""
 
     dots: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
-    context: Context = contexts.NOTHING
+    context: Context = field(default_factory=dict)
     last: tuple[int, int] = NEVER
     null: bool = True
 

@@ -26,7 +26,7 @@ class RowAddWins:
     """``lives``: node to hlc. The default is a row nobody ever wrote."""
 
     lives: Mapping[int, int] = field(default_factory=dict)
-    context: Context = contexts.NOTHING
+    context: Context = field(default_factory=dict)
 
 
 GENESIS = RowAddWins({GENESIS_NODE: 0}, {GENESIS_NODE: 0})

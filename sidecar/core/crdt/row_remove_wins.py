@@ -27,7 +27,7 @@ class RowRemoveWins:
 
     deads: Mapping[int, int] = field(default_factory=dict)
     inserted: bool = False
-    context: Context = contexts.NOTHING
+    context: Context = field(default_factory=dict)
 
 
 GENESIS = RowRemoveWins({}, True, {GENESIS_NODE: 0})

@@ -14,7 +14,7 @@ once; whatever that order is, the state is the same, and the same as by ``merge`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sidecar.core.crdt import contexts
@@ -35,7 +35,7 @@ class Siblings:
     """The default was never written."""
 
     writes: frozenset[Write] = frozenset()
-    context: Context = contexts.NOTHING
+    context: Context = field(default_factory=dict)
 
 
 def genesis(value: str | None) -> Siblings:
