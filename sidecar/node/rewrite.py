@@ -8,7 +8,7 @@ import asyncio
 
 from sidecar.core.arrays import text_array
 from sidecar.core.catalog import TableSpec
-from sidecar.core.changes import TOUCH, ChangeSetHeader, TableChanges
+from sidecar.core.changes import MASK_BITS, TOUCH, ChangeSetHeader, TableChanges
 from sidecar.errors import Action, DirtyRowsError, action_for
 from sidecar.node.state import NodeState
 from sidecar.postgres.merge import Merger, MergeSet, is_row_error
@@ -26,22 +26,24 @@ Rewrite = tuple[int, int, list[str]]
 
 
 def touch(spec: TableSpec, keys: list[list[str]]) -> TableChanges:
-    """Rows by key, with nothing to change: the merge brings them to their merged value."""
+    """Rows by key, with nothing to change: the merge brings them to their merged value. Columns that are shown from
+    their state are named, so that the statement mentions them, and not assigned."""
     rows = len(keys)
+    shown = [c.name for c in (*spec.siblings, *spec.elements)]
     return TableChanges(
         schema=spec.schema,
         name=spec.name,
         key_columns=[c.name for c in spec.key],
-        columns=[],
+        columns=shown,
         rows=rows,
         ops=text_array([TOUCH] * rows),
         hlcs=b"",
         inserted=b"",
-        masks=[b""],
+        masks=[b""] * max(1, -(-len(shown) // MASK_BITS)),
         keys=[text_array([key[i].encode() for key in keys]) for i in range(len(spec.key))],
-        values=[],
-        late=[],
-        seen=[],
+        values=[b""] * len(shown),
+        late=[b""] * len(shown),
+        seen=[b""] * len(shown),
     )
 
 

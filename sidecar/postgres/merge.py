@@ -361,7 +361,7 @@ class Merger:
         if any(changes.seen):
             await self._run(seen_statement(unit.spec, full_shape(unit.spec)), unit, others)
         result.rows += row["staged"]
-        result.conflicts += row["conflicts"]
+        result.conflicts += row["conflicts"] + row.get("within", 0)
         result.quarantined += row["missing"]
 
     def forget_statements(self) -> None:

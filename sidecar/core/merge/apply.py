@@ -20,9 +20,10 @@ commit that slips in makes the row drop out and the counts differ.
 from __future__ import annotations
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
-from sidecar.core.merge import counters, registers
+from sidecar.core.merge import counters, elements, multivalue, registers
 from sidecar.core.merge.clean import DIRTY, looked_up
 from sidecar.core.merge.conflicts import conflict_insert, row_key_json
+from sidecar.core.merge.multivalue import MultiValue
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import qualified_user_table, row_table
 from sidecar.core.merge.unique import parked_columns
@@ -43,7 +44,8 @@ class _Merge:
         self.parameters = Parameters()
         self.origins = self.parameters.numbers("origins")
         self.contexts = self.parameters.numbers("contexts")
-        self.registers = [c for c in spec.registers if c.attnum in shape.attnums]
+        self.registers = [c for c in spec.registers if c.attnum in shape.attnums and not c.is_sibling]
+        self.multi = MultiValue(spec, shape)
         self.carried_counters = [c for c in spec.counters if c.attnum in shape.attnums]
         self.parked = parked_columns(spec) if shape.reinsert else ()
         self.in_place = ("U", "X") if self.parked else ("U",)
@@ -86,7 +88,10 @@ class _Merge:
             select += registers.joined(column)
         for column in self.spec.counters:
             select += counters.joined(column)
-        return f"SELECT {_list(select)}\n    FROM g {looked_up(self.spec)}\n    {FENCE}"
+        select += self.multi.joined()
+        rows = f"SELECT {_list(select)}\n    FROM g {looked_up(self.spec)}\n    {FENCE}"
+        context = f"ARRAY(SELECT unnest(({self.contexts})[h.member:h.member]))"
+        return self.multi.merged(rows, context, self.covered, FENCE)
 
     def versions(self) -> list[str]:
         """The row's dots after the merge. In a narrow shape nothing is inserted or deleted (see :class:`Shape`)."""
@@ -134,9 +139,10 @@ class _Merge:
         alive = "(v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node))"
         middle = f"SELECT v.*, {alive} AS alive FROM (\n      {inner}) AS v {FENCE}"
         flags, values = self.kept()
+        within = f"{self.multi.any_conflict('q')} AS within,\n      " if self.multi.columns else ""
         return (
-            f"SELECT {self.action()} AS act,\n      {self.any_conflict()} AS concurrent,\n"
-            f"      {', '.join(f'q.{name}' for name in flags)},\n      {', '.join(f'q.{name}' for name in values)},\n"
+            f"SELECT {self.action()} AS act,\n      {self.any_conflict()} AS concurrent,\n      {within}"
+            f"{', '.join(f'q.{name}' for name in flags)},\n      {', '.join(f'q.{name}' for name in values)},\n"
             f"      {self.image()} AS new_image\n    FROM ({middle}) AS q"
         )
 
@@ -154,6 +160,8 @@ class _Merge:
         for column in self.spec.counters:
             more_flags, more_values = counters.kept(column, carried=column.attnum in self.shape.attnums)
             flags, values = flags + more_flags, values + more_values
+        more_flags, more_values = self.multi.kept(old=self.shape.reinsert)
+        flags, values = flags + more_flags, values + more_values
         values += ["dead_hlc", "dead_node"] if self.shape.full else []
         return flags, [*values, "image"]
 
@@ -165,6 +173,7 @@ class _Merge:
 
     def action(self) -> str:
         changes = [f"q.win_{c.attnum}" for c in self.registers] + [counters.changed(c) for c in self.spec.counters]
+        changes += [multivalue.changed(c, "q") for c in self.multi.columns]
         changed = " OR ".join(changes) or "false"
         update = f"WHEN q.alive AND q.present THEN CASE WHEN {changed} THEN {_act('U')} ELSE {_act('N')} END"
         if self.shape.reinsert:
@@ -174,6 +183,7 @@ class _Merge:
                 for c in self.registers
                 if c.name in unique
             ]
+            moves += [multivalue.moves(c, "q") for c in self.multi.columns if c.name in unique]
             update = f"WHEN q.alive AND q.present AND ({' OR '.join(moves) or 'false'}) THEN {_act('X')} {update}"
         missing = f"q.op NOT IN ({INSERTS}) AND q.image IS NULL"
         return (
@@ -183,11 +193,14 @@ class _Merge:
 
     def image(self) -> str:
         """The tombstone image after the merge; NULL while the row is alive."""
-        patches = " || ".join(["coalesce(q.image, '{}')", *(registers.image_patch(c, "q") for c in self.registers)])
+        changes = [registers.image_patch(c, "q") for c in self.registers]
+        changes += [multivalue.image_patch(c, "q") for c in self.multi.columns]
+        patches = " || ".join(["coalesce(q.image, '{}')", *changes])
         if not self.shape.full:
             return f"CASE WHEN NOT q.alive THEN {patches} END"
         entries = [registers.image_entry(c, "q") for c in self.registers]
         entries += [counters.image_entry(c, "q") for c in self.spec.counters if counters.loose(c)]
+        entries += [multivalue.image_entry(c, "q") for c in self.multi.columns]
         calls = [
             f"jsonb_build_object({', '.join(entries[i : i + IMAGE_COLUMNS_PER_CALL])})"
             for i in range(0, len(entries), IMAGE_COLUMNS_PER_CALL)
@@ -202,6 +215,7 @@ class _Merge:
         out = [("del", f"DELETE FROM {table} AS t USING p WHERE {taken_out} RETURNING 1")]
         assignments = [f"{quote(c.name)} = {self._updated(c)}" for c in self.registers]
         assignments += [f"{quote(c.name)} = {counters.new_value(c, 'p')}" for c in self.spec.counters]
+        assignments += [f"{quote(c.name)} = p.ns_{c.attnum}" for c in self.multi.columns]
         if assignments:
             sets = _list(assignments)
             out.append(
@@ -231,6 +245,10 @@ class _Merge:
     def _inserted(self, column: ColumnSpec) -> str:
         if column.is_counter:
             return counters.new_value(column, "p")
+        if column in self.multi.columns:
+            return f"p.ns_{column.attnum}"
+        if column.is_element:
+            return elements.revived_value(column)
         revived = registers.revived_value(column, carried=column.attnum in self.shape.attnums)
         if not self.shape.reinsert:
             return revived
@@ -257,6 +275,7 @@ class _Merge:
             values.update(state)
         for column in self.spec.counters:
             values[f"x_{column.attnum}"] = counters.state_value(column)
+        values.update(self.multi.state_values(row_dot, exists=exists, row_may_change=self.shape.full))
         return values
 
     def state_statements(self) -> list[tuple[str, str]]:
@@ -277,6 +296,7 @@ class _Merge:
         """A change of a row that is not here and has no tombstone: kept in quarantine, with its values."""
         pairs = [f"{quote_literal(c.name)}, p.val_{c.attnum}::text" for c in self.registers]
         pairs += [f"{quote_literal(c.name)}, p.d_{c.attnum}::text" for c in self.carried_counters]
+        pairs += self.multi.pairs()
         calls = [
             f"jsonb_build_object({', '.join(pairs[i : i + IMAGE_COLUMNS_PER_CALL])})"
             for i in range(0, len(pairs), IMAGE_COLUMNS_PER_CALL)
@@ -293,12 +313,14 @@ class _Merge:
 
     def to_do(self) -> str:
         """One row: is everything clean, and how many rows each part will find."""
+        within = " count(*) FILTER (WHERE within) AS within," if self.multi.columns else ""
         return (
             "SELECT count(*) AS staged, NOT coalesce(bool_or(dirty), false) AS clean,\n"
             f"      count(*) FILTER (WHERE {_acts(self.taken_out)}) AS planned_del,\n"
             f"      count(*) FILTER (WHERE {_acts(self.in_place)}) AS planned_upd,\n"
             f"      count(*) FILTER (WHERE {_acts(self.put_in)}) AS planned_ins,\n"
-            "      count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,\n"
+            "      count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,"
+            f"{within}\n"
             "      count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,\n"
             "      array_agg(ord) FILTER (WHERE dirty) AS dirty,\n"
             "      array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin\n"
@@ -315,6 +337,8 @@ class _Merge:
             counted = [("counted", counters.upsert_deltas(self.spec, columns, "p", "p.origin::int2", where))]
         conflicts = conflict_insert(self.spec, self.registers, self.covered, _due("concurrent"))
         notes = [("conflicts", conflicts), ("missing", self.missing())]
+        if self.multi.columns:
+            notes.append(("within", self.multi.conflicts(_due("within"))))
         texts = [
             f"{name} AS {'MATERIALIZED ' if name in ('p', 'go') else ''}(\n    {text}\n)"
             for name, text in [*parts, *user, *self.state_statements(), *counted, *notes]

@@ -1,26 +1,20 @@
 """The records of conflicts inside columns that keep more than one write: siblings, elements, keys.
 
-Overwrites of plain registers and row conflicts are recorded by the merge statement itself (:mod:`.apply`). Both give a
-conflict an id that is a function of it alone, so it is the same on every node: a version 7 UUID of the later dot's time
-and a digest of table, key, column, element, kind and both dots.
+Overwrites of plain registers and of rows are in :mod:`.conflicts`. The id here, too, is a function of the conflict
+alone, so it is the same on every node: a version 7 UUID of the later dot's time and a digest of table, key, column,
+kind, element and both dots.
 """
 
 from __future__ import annotations
 
 from sidecar.core.catalog import TableSpec, quote_literal
-from sidecar.core.merge import elements, siblings
+from sidecar.core.merge.conflicts import row_key_json
 
 
-def within_columns(spec: TableSpec, attnums: frozenset[int], row_key: str, go: str) -> str:
-    """INSERT of what the staged rows ``p`` conflict with in the carried columns. ``row_key``: the key as jsonb; ``go``:
-    whether anything is written at all."""
-    rows: list[str] = []
-    some: list[str] = []
-    for columns, family in ((spec.siblings, siblings), (spec.elements, elements)):
-        for column in columns:
-            if column.attnum in attnums:
-                rows += family.conflict_rows(column)
-                some.append(family.any_conflict(column))
+def within_columns(spec: TableSpec, rows: list[str], due: str) -> str:
+    """INSERT of what the staged rows ``p`` that are flagged ``within`` conflict with. ``rows``: queries of
+    (name, element, rule, kind, note, wins, node, hlc, value, node here, hlc here, value here)."""
+    row_key = row_key_json(spec)
     one, other = "c.hlc || '.' || c.node", "c.here_hlc || '.' || c.here_node"
     digest = (
         f"md5(concat_ws(E'\\x01', {quote_literal(spec.qualified)}, {row_key}::text, c.name, c.kind,"
@@ -40,7 +34,7 @@ def within_columns(spec: TableSpec, attnums: frozenset[int], row_key: str, go: s
         f"    FROM p, LATERAL ({union})\n"
         "      AS c(name, element, rule, kind, note, wins, node, hlc, value, here_node, here_hlc, here_value),\n"
         f"    LATERAL (SELECT {digest} AS md5) AS d\n"
-        f"    WHERE ({' OR '.join(some)}) AND p.act <> 'M' AND {go}\n"
+        f"    WHERE p.within AND p.act <> 'M' AND {due}\n"
         "      AND (c.kind = 'merge_failed' OR c.value IS DISTINCT FROM c.here_value)\n"
         "    ON CONFLICT (id) DO NOTHING RETURNING 1"
     )

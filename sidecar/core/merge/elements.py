@@ -14,7 +14,8 @@ that capture asked for; a staged row of kind TOUCH brings it back.
 
 from __future__ import annotations
 
-from sidecar.core.catalog import ColumnSpec, quote, quote_literal
+from sidecar.core.catalog import ColumnSpec, quote_literal
+from sidecar.core.merge import registers
 
 DOT_SETS = frozenset({"g_set", "or_set", "aw_set"})
 
@@ -69,22 +70,20 @@ def shown(column: ColumnSpec, state: str, nulled: str) -> str:
     return f"coalesce({value}, CASE WHEN {nulled} IS NOT TRUE THEN {empty} END)::{column.type_name}"
 
 
-def kept(column: ColumnSpec) -> list[str]:
-    """What the join of staged row ``g``, row state ``s`` and user row ``t`` contributes for a column that the
-    statement does not carry: what a row that comes back needs."""
-    return [f"s.e_{column.attnum}", f"s.z_{column.attnum}"]
+KEPT = ("h", "c", "ne", "nz", "ec", "ns")
+"""What the writing parts of the statement read of a decided row, besides the flags."""
+
+
+def kept_aside(column: ColumnSpec) -> list[str]:
+    """What the lookup contributes for a column that the statement does not carry: what a row that comes back needs."""
+    n = column.attnum
+    return [f"CASE WHEN t.ctid IS NULL THEN s.{name}_{n} END AS {name}_{n}" for name in ("e", "z")]
 
 
 def joined(column: ColumnSpec) -> list[str]:
-    """What the join contributes for a carried column."""
+    """What the lookup of row state ``s`` and user row ``t`` contributes for a carried column."""
     n = column.attnum
-    return [
-        f"coalesce(s.h_{n}, s.row_hlc, 0) AS sh_{n}",
-        f"coalesce(s.n_{n}, s.row_node, 0::int2) AS sn_{n}",
-        f"s.v_{n} AS sv_{n}",
-        f"t.{quote(column.name)} AS old_{n}",
-        *kept(column),
-    ]
+    return [*registers.joined(column), f"s.v_{n} AS sv_{n}", f"s.e_{n}", f"s.z_{n}"]
 
 
 def _before(column: ColumnSpec, row: str) -> str:
@@ -99,7 +98,7 @@ def states(column: ColumnSpec, row: str) -> list[str]:
     ``context``."""
     n = column.attnum
     arguments = (column, _before(column, row), f"{row}.c_{n}", f"{row}.origin", f"{row}.context")
-    win = f"({row}.h_{n}, {row}.origin) >= ({row}.sh_{n}, {row}.sn_{n}::int8)"
+    win = registers.dot_at_least(f"{row}.h_{n}", f"{row}.origin", f"{row}.sh_{n}", f"{row}.sn_{n}")
     null = f"coalesce(({row}.c_{n} -> 'null')::boolean, false)"
     return [
         f"({row}.a_{n} AND {win}) AS win_{n}",
@@ -109,15 +108,15 @@ def states(column: ColumnSpec, row: str) -> list[str]:
     ]
 
 
-def values(column: ColumnSpec, row: str) -> list[str]:
+def value(column: ColumnSpec, row: str) -> str:
     """What the user row shows after the merge, ``ns_``: computed where it may have changed."""
     n = column.attnum
     due = f"{row}.a_{n} OR {row}.op = 'T' OR NOT {row}.present"
-    return [
+    return (
         f"CASE WHEN {row}.ne_{n} IS NOT NULL AND ({due}) THEN {shown(column, f'{row}.ne_{n}', f'{row}.nz_{n}')}"
         f" WHEN {row}.present THEN {row}.old_{n}"
         f" ELSE ({row}.image ->> {quote_literal(column.name)})::{column.type_name} END AS ns_{n}"
-    ]
+    )
 
 
 def revived_value(column: ColumnSpec) -> str:
@@ -134,8 +133,8 @@ def state_values(column: ColumnSpec) -> dict[str, str]:
 
 
 def conflict_rows(column: ColumnSpec) -> list[str]:
-    """Queries of what is recorded, for :mod:`.column_conflicts`. Of a dot set: a removal that an add survived; of stamps: both
-    operations on the element or key."""
+    """Queries of what is recorded, for :mod:`.column_conflicts`. Of a dot set: a removal that an add survived; of
+    stamps: both operations on the element or key."""
     n = column.attnum
     kind = "lost_delete" if column.crdt in DOT_SETS else "overwrite"
     head = f"{quote_literal(column.name)}, w.value ->> 0, {quote_literal(column.crdt)}, '{kind}', NULL"
@@ -144,6 +143,6 @@ def conflict_rows(column: ColumnSpec) -> list[str]:
     return [f"SELECT {head}, {incoming}, {here} FROM jsonb_array_elements(p.ec_{n}) AS w"]
 
 
-def any_conflict(column: ColumnSpec) -> str:
+def any_conflict(column: ColumnSpec, row: str) -> str:
     """Whether :func:`conflict_rows` may hold anything."""
-    return f"p.ec_{column.attnum} IS NOT NULL"
+    return f"{row}.ec_{column.attnum} IS NOT NULL"

@@ -8,7 +8,8 @@ The functions are in ``migrations/0003_types.sql``.
 
 from __future__ import annotations
 
-from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
+from sidecar.core.catalog import ColumnSpec, TableSpec, quote_literal
+from sidecar.core.merge import registers
 
 COLLATABLE = frozenset({"text", "character varying", "character", "bpchar", "name", "citext"})
 """Types that compare by a collation; databases may differ in theirs, so values are compared by their bytes."""
@@ -17,15 +18,14 @@ _DIRECTION = {"max_register": "DESC", "min_register": "ASC"}
 
 
 def joined(column: ColumnSpec) -> list[str]:
-    """What the join of staged row ``g``, row state ``s`` and user row ``t`` contributes."""
+    """What the lookup of row state ``s`` and user row ``t`` contributes."""
     n = column.attnum
-    return [
-        f"coalesce(s.h_{n}, s.row_hlc, 0) AS sh_{n}",
-        f"coalesce(s.n_{n}, s.row_node, 0::int2) AS sn_{n}",
-        f"s.v_{n} AS sv_{n}",
-        f"t.{quote(column.name)} AS old_{n}",
-        f"s.sib_{n}",
-    ]
+    return [*registers.joined(column), f"s.v_{n} AS sv_{n}", f"s.sib_{n}"]
+
+
+def kept(column: ColumnSpec) -> list[str]:
+    """What the writing parts of the statement read of a decided row, besides the flags."""
+    return ["h", "val", "nsib", "ns", *(["fd"] if column.crdt == "merge" else [])]
 
 
 def states(column: ColumnSpec, row: str) -> list[str]:
@@ -37,8 +37,9 @@ def states(column: ColumnSpec, row: str) -> list[str]:
         f"crdt_state.siblings_merge({row}.sib_{n}, {row}.sn_{n}, {row}.sh_{n}, {image},"
         f" {row}.origin, {row}.context, {row}.h_{n}, {row}.val_{n}::text)"
     )
+    win = registers.dot_at_least(f"{row}.h_{n}", f"{row}.origin", f"{row}.sh_{n}", f"{row}.sn_{n}")
     return [
-        f"({row}.a_{n} AND ({row}.h_{n}, {row}.origin) >= ({row}.sh_{n}, {row}.sn_{n}::int8)) AS win_{n}",
+        f"({row}.a_{n} AND {win}) AS win_{n}",
         f"CASE WHEN {row}.a_{n} THEN {left} ELSE {row}.sib_{n} END AS nsib_{n}",
     ]
 
@@ -58,15 +59,15 @@ def folds(spec: TableSpec, column: ColumnSpec, row: str) -> list[str]:
     return [f"CASE WHEN {_due(column, row)} THEN {call} END AS fd_{column.attnum}"]
 
 
-def values(column: ColumnSpec, row: str) -> list[str]:
+def value(column: ColumnSpec, row: str) -> str:
     """What the user row shows after the merge: ``ns_``."""
     n = column.attnum
     before = f"({row}.image ->> {quote_literal(column.name)})::{column.type_name}"
-    return [
+    return (
         f"CASE WHEN {_due(column, row)} THEN {_chosen(column, row)}"
         f" WHEN {row}.a_{n} THEN {row}.val_{n}"
         f" WHEN {row}.present THEN {row}.old_{n} ELSE {before} END AS ns_{n}"
-    ]
+    )
 
 
 def _chosen(column: ColumnSpec, row: str) -> str:
@@ -93,8 +94,8 @@ def state_values(column: ColumnSpec) -> dict[str, str]:
 
 
 def conflict_rows(column: ColumnSpec) -> list[str]:
-    """Queries of what is recorded, for :mod:`.column_conflicts`: the incoming write against each sibling that it had not
-    seen. ``max_register`` and ``min_register``: the value that would be shown of the two wins."""
+    """Queries of what is recorded, for :mod:`.column_conflicts`: the incoming write against each sibling that it had
+    not seen. ``max_register`` and ``min_register``: the value that would be shown of the two wins."""
     n = column.attnum
     here = "(w.value -> 0)::int8, (w.value -> 1)::int8, w.value ->> 2"
     newer = f"(p.h_{n}, p.origin) > ((w.value -> 1)::int8, (w.value -> 0)::int8)"
@@ -113,11 +114,12 @@ def conflict_rows(column: ColumnSpec) -> list[str]:
             f"(p.nsib_{n} -> {i} -> 0)::int8, (p.nsib_{n} -> {i} -> 1)::int8, p.nsib_{n} -> {i} ->> 2" for i in (0, 1)
         )
         rows.append(
-            f"SELECT {head}, 'merge_failed', p.fd_{n}[2], true, {first}, {second} WHERE p.fd_{n}[2] IS NOT NULL"
+            f"SELECT {head}, 'merge_failed', p.fd_{n}[2], true, {first}, {second}"
+            f" WHERE p.a_{n} AND p.fd_{n}[2] IS NOT NULL"
         )
     return rows
 
 
-def any_conflict(column: ColumnSpec) -> str:
+def any_conflict(column: ColumnSpec, row: str) -> str:
     """Whether :func:`conflict_rows` may hold anything."""
-    return f"p.nsib_{column.attnum} IS NOT NULL"
+    return f"({row}.a_{column.attnum} AND {row}.nsib_{column.attnum} IS NOT NULL)"
