@@ -1,4 +1,4 @@
-"""Cost of decoding and coalescing, without a server: microseconds per single-row transaction.
+"""Cost of reading and coalescing, without a server: microseconds of processor per single-row transaction.
 
     python benchmarks/decode.py [--transactions N] [--repeat N]
 
@@ -9,6 +9,7 @@ Each case is fed as raw XLogData messages (Begin, row, Commit), taken every 20,0
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import random
 import struct
@@ -17,19 +18,10 @@ import time
 from collections.abc import Callable
 
 from sidecar.core.catalog import ColumnSpec, TableSpec
-from sidecar.core.coalesce import Coalescer, RelationPlan
-from sidecar.core.pgoutput import (
-    XLOG_HEADER_BYTES,
-    Begin,
-    Commit,
-    Delete,
-    Insert,
-    Relation,
-    RelationColumn,
-    Update,
-    decode,
-    unix_ms,
-)
+from sidecar.core.pgoutput import XLOG_HEADER_BYTES, RowReader
+from sidecar.node.intake import Intake
+from sidecar.node.state import NodeState
+from sidecar.settings import LimitSettings, NodeSettings, Settings
 
 TAKE_TRANSACTIONS = 20_000
 COLUMNS = (
@@ -46,9 +38,11 @@ OID = 16_400
 Row = list[bytes | None]
 
 
-def relation() -> Relation:
-    """The relation message's content."""
-    return Relation(OID, "public", "posts", "f", tuple(RelationColumn(1, name, 25, -1) for name, _, _ in COLUMNS))
+def relation() -> bytes:
+    """The relation message."""
+    columns = b"".join(struct.pack(">B", 1) + name.encode() + struct.pack(">xIi", 25, -1) for name, _, _ in COLUMNS)
+    head = struct.pack(">I", OID) + b"public\0posts\0f" + struct.pack(">H", len(COLUMNS))
+    return xlog(b"R" + head + columns, 0x1000_0000)
 
 
 def table() -> TableSpec:
@@ -125,46 +119,42 @@ def change(generator: random.Random, kind: str, old: Row) -> Row:
     return new
 
 
-def drain(messages: list[bytes], plan: RelationPlan) -> int:
+def drain(messages: list[bytes]) -> int:
     """What capture does with the messages, without the database."""
-    coalescer = Coalescer()
-    clock = 0
+    limits = LimitSettings(batch_transactions_max=TAKE_TRANSACTIONS, batch_rows_max=TAKE_TRANSACTIONS)
+    state = NodeState(Settings(node=NodeSettings(name="bench", id=1, dsn="postgresql://"), limits=limits))
+    state.set_tables([table()])
+    return asyncio.run(_take_in(Intake(state, resume_lsn=0, refresh_tables=_nothing_to_read), messages))
+
+
+async def _take_in(intake: Intake, messages: list[bytes]) -> int:
     taken = 0
-    for raw in messages:
-        message = decode(raw, XLOG_HEADER_BYTES)
-        kind = type(message)
-        if kind is Update:
-            coalescer.update(plan, message.old, message.new, len(raw))
-        elif kind is Begin:
-            clock = max(unix_ms(message.commit_us) << 16, clock + 1)
-            coalescer.begin(message.xid, clock)
-        elif kind is Commit:
-            coalescer.commit()
-            if coalescer.transactions >= TAKE_TRANSACTIONS:
-                taken += len(coalescer.take())
-        elif kind is Insert:
-            coalescer.insert(plan, message.new, len(raw))
-        elif kind is Delete:
-            coalescer.delete(plan, message.old, len(raw))
-    return taken + len(coalescer.take())
+    intake.feed([relation(), *messages])
+    while await intake.consume():
+        taken += len(intake.held.take())
+    return taken + len(intake.held.take())
 
 
-def decode_only(messages: list[bytes], plan: RelationPlan) -> int:
-    """Decoding alone."""
-    for raw in messages:
-        decode(raw, XLOG_HEADER_BYTES)
+async def _nothing_to_read() -> None:
+    """There is no catalogue here."""
+
+
+def read_only(messages: list[bytes]) -> int:
+    """Reading the rows alone."""
+    reader = RowReader()
+    for raw in messages[1::3]:
+        reader.read(raw, XLOG_HEADER_BYTES)
     return len(messages)
 
 
-def best(function: Callable[[list[bytes], RelationPlan], int], messages: list[bytes], repeat: int) -> float:
-    """Seconds of the fastest run."""
+def best(function: Callable[[list[bytes]], int], messages: list[bytes], repeat: int) -> float:
+    """Processor seconds of the fastest run."""
     seconds = []
     for _ in range(repeat):
-        plan = RelationPlan.build(relation(), table())
         gc.collect()
-        start = time.perf_counter()
-        function(messages, plan)
-        seconds.append(time.perf_counter() - start)
+        start = time.process_time()
+        function(messages)
+        seconds.append(time.process_time() - start)
     return min(seconds)
 
 
@@ -183,10 +173,10 @@ def main() -> int:
         ("insert", "insert", 100_000),
         ("delete", "delete", 100_000),
     ]
-    print(f"{'microseconds per transaction':34} {'decode':>8} {'all':>8}")
+    print(f"{'microseconds per transaction':34} {'read':>8} {'all':>8}")
     for name, kind, rows in cases:
         messages = transactions(count, kind, rows)
-        alone = best(decode_only, messages, arguments.repeat) / count * 1e6
+        alone = best(read_only, messages, arguments.repeat) / count * 1e6
         whole = best(drain, messages, arguments.repeat) / count * 1e6
         print(f"{name:34} {alone:8.2f} {whole:8.2f}")
     return 0

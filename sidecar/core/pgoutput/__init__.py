@@ -20,6 +20,7 @@ from sidecar.core.pgoutput.messages import (
     Update,
     unix_ms,
 )
+from sidecar.core.pgoutput.rows import RowReader
 from sidecar.core.pgoutput.stream import (
     KEEPALIVE,
     XLOG_DATA,
@@ -47,6 +48,7 @@ __all__ = [
     "Origin",
     "Relation",
     "RelationColumn",
+    "RowReader",
     "Truncate",
     "TupleData",
     "Type",

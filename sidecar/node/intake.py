@@ -1,0 +1,211 @@
+"""Intake: raw messages of the replication stream become held rows of whole transactions, each with its hlc."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import chain
+
+from sidecar.core.coalesce import Coalescer, RelationPlan
+from sidecar.core.pgoutput import (
+    XLOG_HEADER_BYTES,
+    Begin,
+    Commit,
+    Delete,
+    Insert,
+    Message,
+    Relation,
+    RowReader,
+    Truncate,
+    Update,
+    decode,
+    unix_ms,
+)
+from sidecar.core.wire.bodies import ROW_FRAMES_MAX
+from sidecar.errors import SchemaError
+from sidecar.node.state import NodeState
+from sidecar.postgres.admin import ECHO_PREFIX
+
+IMAGE_BYTES_MAX = 255 * 1024 * 1024
+"""A deleted row's values stay here as its tombstone image; a jsonb object holds less than 256 MB."""
+
+_ROWS = frozenset(b"IUD")
+"""Message types of row changes."""
+
+_BEGIN, _COMMIT, _INSERT, _UPDATE = b"BCIU"
+
+_RELATION = slice(XLOG_HEADER_BYTES + 1, XLOG_HEADER_BYTES + 5)
+"""The relation oid in the message of a row change."""
+
+
+class Intake:
+    """``held`` has the rows taken in since they were last written. ``open``: a transaction is taken in halfway; ``hlc``
+    and ``committed_ms`` are those of the last one that began. ``put_aside``: table, reason and key of local changes
+    that cannot be replicated."""
+
+    def __init__(self, state: NodeState, *, resume_lsn: int, refresh_tables: Callable[[], Awaitable[None]]) -> None:
+        self.held = Coalescer()
+        self.open = False
+        self.hlc = 0
+        self.committed_ms = 0
+        self.put_aside: list[tuple[str, str, dict[str, str]]] = []
+        self._state = state
+        self._limits = state.settings.limits
+        self._row_bytes_max = ROW_FRAMES_MAX * self._limits.frame_bytes_max
+        self._resume_lsn = resume_lsn
+        self._refresh_tables = refresh_tables
+        self._reader = RowReader()
+        self._plans: dict[bytes, RelationPlan | None] = {}  # by relation oid, as it stands in the messages
+        self._relations: dict[int, Relation] = {}
+        self._begin: Begin | None = None
+        self._skip = False
+        self._commit_lsn = resume_lsn
+        self._committed = b""  # the last commit, until its position is wanted
+        self._messages: Iterator[bytes] = iter(())
+
+    @property
+    def commit_lsn(self) -> int:
+        """The end of the last transaction that was taken in whole."""
+        if self._committed:
+            commit = decode(self._committed, XLOG_HEADER_BYTES)
+            assert isinstance(commit, Commit), "the type byte says so"
+            self._commit_lsn, self._committed = commit.end_lsn, b""
+        return self._commit_lsn
+
+    def feed(self, messages: Iterable[bytes]) -> None:
+        """The next messages; those before must be used up."""
+        self._messages = iter(messages)
+
+    async def consume(self, *, until_commit: bool = False) -> bool:
+        """Take messages until they are used up (False), or what is held has to be written before it goes on: it fills
+        a part or a change set, or (``until_commit``) a transaction ended."""
+        transactions_max = 1 if until_commit else self._limits.batch_transactions_max
+        while True:
+            raw = self._take(transactions_max)
+            if not raw:
+                return raw is not None
+            await self._other(raw)
+
+    def _take(self, transactions_max: int) -> bytes | None:
+        """Take begins, row changes and commits up to a message of another kind, which is returned. ``None`` when all
+        are used up, ``b""`` when something has to be written.
+
+        Two of the three messages of a small transaction are its begin and its commit, so this is one plain loop.
+        """
+        held, skip = self.held, self._skip
+        rows_max, bytes_max = self._limits.batch_rows_max, self._limits.batch_bytes_max
+        for raw in self._messages:
+            kind = raw[XLOG_HEADER_BYTES]
+            if kind in _ROWS:
+                if skip:
+                    continue
+                if not self._row(kind, raw):
+                    self._messages = chain((raw,), self._messages)
+                    return b""
+                if held.rows >= rows_max or held.bytes >= bytes_max:
+                    return b""
+            elif kind == _BEGIN:
+                begin = decode(raw, XLOG_HEADER_BYTES)
+                assert isinstance(begin, Begin), "the type byte says so"
+                # Decoding resumed at a position; what committed before it is captured already (invariant 1).
+                self._skip = skip = begin.final_lsn < self._resume_lsn
+                self._begin = begin
+            elif kind == _COMMIT:
+                self._begin = None
+                self._skip = skip = False
+                if self.open:
+                    self.open = False
+                    self._committed = raw
+                    held.commit()
+                    if held.transactions >= transactions_max:
+                        return b""
+            else:
+                return raw
+        return None
+
+    def _row(self, kind: int, raw: bytes) -> bool:
+        """Take one row change; False when what is held must be written before it."""
+        if self._begin is not None:
+            self._start(self._begin)
+        plan = self._plans[raw[_RELATION]]
+        size = len(raw)
+        if plan is None or (size > self._row_bytes_max and self._too_large(plan, raw)):
+            return True
+        old, new = self._reader.read(raw, XLOG_HEADER_BYTES)
+        held = self.held
+        if kind == _INSERT:
+            assert new is not None, "an insert has a new row"
+            held.insert(plan, new, size)
+        elif held.must_split(plan, old, new):
+            return False
+        elif kind == _UPDATE:
+            assert new is not None, "an update has a new row"
+            held.update(plan, old, new, size)
+        else:
+            held.delete(plan, old, size)
+        return True
+
+    def _start(self, begin: Begin) -> None:
+        """The first change of a transaction: only now is it known to be a foreign one."""
+        state = self._state
+        self._begin = None
+        self.open = True
+        self.committed_ms = committed_ms = min(
+            unix_ms(begin.commit_us) + state.clock_skew_ms, state.watch.latest_ms()
+        )
+        if state.pending_since_ms is None:
+            state.pending_since_ms = committed_ms
+        self.hlc = state.hlc.issue(committed_ms)
+        self.held.begin(begin.xid, self.hlc)
+
+    async def _other(self, raw: bytes) -> None:
+        message = decode(raw, XLOG_HEADER_BYTES)
+        if isinstance(message, Message):
+            if message.transactional and message.prefix == ECHO_PREFIX and not self.open:
+                self._skip = True
+        elif isinstance(message, Relation):
+            self._relations[message.relation_oid] = message
+            self._plans[message.relation_oid.to_bytes(4, "big")] = await self._plan(message)
+        elif isinstance(message, Truncate):
+            self._truncate(message)
+
+    async def _plan(self, relation: Relation) -> RelationPlan | None:
+        name = f"{relation.schema}.{relation.name}"
+        spec = self._state.tables.get(name)
+        known = {c.name for c in (*spec.key, *spec.columns)} if spec else set()
+        if spec is None or known != {column.name for column in relation.columns}:
+            await self._refresh_tables()
+            spec = self._state.tables.get(name)
+        if spec is None:
+            self._state.problem(f"capture {name}", f"table {name} is published but not attached; run sidecar check")
+            return None
+        try:
+            return RelationPlan.build(relation, spec)
+        except SchemaError as error:
+            self._state.problem(f"capture {name}", error.line())
+            raise
+
+    def _truncate(self, message: Truncate) -> None:
+        """TRUNCATE names no rows, so nothing is shipped; it is written down instead of passing silently."""
+        if not self._skip:
+            for relation_oid in message.relation_oids:
+                relation = self._relations.get(relation_oid)
+                name = f"{relation.schema}.{relation.name}" if relation else str(relation_oid)
+                reason = f"TRUNCATE of {name} was not replicated: the other nodes keep its rows; use DELETE there"
+                self.put_aside.append((name, reason, {}))
+
+    def _too_large(self, plan: RelationPlan, raw: bytes) -> bool:
+        """Whether a row change carries more than a peer can take; then it is put aside, so that the stream goes on."""
+        message = decode(raw, XLOG_HEADER_BYTES)
+        assert isinstance(message, Insert | Update | Delete), "the type byte says so"
+        size = plan.carried_bytes(message)
+        limit = IMAGE_BYTES_MAX if isinstance(message, Delete) else self._row_bytes_max
+        if size <= limit:
+            return False
+        row = message.old if isinstance(message, Delete) else message.new
+        key = dict(zip((c.name for c in plan.spec.key), plan.key_texts(row or []), strict=False))
+        reason = (
+            f"a change of a row of {plan.spec.qualified} was not replicated: it has {size} bytes, at most {limit} are "
+            "sent; raise frame_bytes_max in [limits] on all nodes and write the row again"
+        )
+        self.put_aside.append((plan.spec.qualified, reason, key))
+        return True
