@@ -13,7 +13,7 @@ async def run_node(settings: Settings, *, stop: asyncio.Event) -> None:
     """Run a node until ``stop`` is set, then end it cleanly: what is durable stays, the rest comes again."""
     node = Node(settings)
     node.listen()
-    http = StatusServer(settings.http.listen, node.status) if settings.http is not None else None
+    http = StatusServer(settings.http.listen, node.status, node.waits) if settings.http is not None else None
     if http is not None:
         await http.start()
     running = asyncio.create_task(node.run(), name="node")

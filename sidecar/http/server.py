@@ -1,4 +1,4 @@
-"""The HTTP listener: ``/healthz``, ``/readyz``, ``/metrics``, ``/status``. Read-only, answered from memory."""
+"""The HTTP listener: ``/healthz``, ``/readyz``, ``/metrics``, ``/status``, ``/wait``. Read-only, from memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from sidecar.core.addresses import split_address
 from sidecar.core.status import StatusSource
 from sidecar.errors import ConfigurationError
 from sidecar.http.metrics import registry_of
+from sidecar.http.wait import TokenWaits, WaitPage
 
 CONNECTIONS_MAX = 64
 """Requests answered at a time, 503 beyond: scrapers and probes need one each, and memory stays bounded."""
 
 CLOSE_SECONDS_MAX = 1
-"""A stop waits this long for open requests; all answers come from memory, so only a stalled reader needs longer."""
+"""A stop waits this long for open requests; all answers come from memory, so only a stalled reader needs longer, and
+those who wait for a token, who are cut."""
 
 
-def application(source: StatusSource) -> Starlette:
-    """The four pages over one source."""
+def application(source: StatusSource, waits: TokenWaits) -> Starlette:
+    """The pages over one source."""
     registry = registry_of(source)
 
     async def healthz(_request: Request) -> Response:
@@ -44,7 +46,8 @@ def application(source: StatusSource) -> Starlette:
     async def status(_request: Request) -> Response:
         return _json(source.snapshot())
 
-    pages = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics, "/status": status}
+    wait = WaitPage(waits).answer
+    pages = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics, "/status": status, "/wait": wait}
     return Starlette(routes=[Route(path, page, methods=["GET"]) for path, page in pages.items()])
 
 
@@ -75,9 +78,10 @@ class _Embedded(uvicorn.Server):
 class StatusServer:
     """Serves a :class:`StatusSource` at ``listen`` (``host:port``) between :meth:`start` and :meth:`stop`."""
 
-    def __init__(self, listen: str, source: StatusSource) -> None:
+    def __init__(self, listen: str, source: StatusSource, waits: TokenWaits) -> None:
         self._listen = listen
         self._source = source
+        self._waits = waits
         self._server: _Embedded | None = None
         self._task: asyncio.Task[None] | None = None
         self.address = listen
@@ -88,7 +92,7 @@ class StatusServer:
         listener = _bind(self._listen)
         self.address = f"{self._listen.rpartition(':')[0]}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
-            application(self._source),
+            application(self._source, self._waits),
             http="h11",
             ws="none",
             lifespan="off",

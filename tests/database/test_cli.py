@@ -291,13 +291,17 @@ def answering(snapshot: StatusSnapshot) -> Iterator[str]:
         def snapshot(self) -> StatusSnapshot:
             return snapshot
 
+    class Covered:
+        async def until_covered(self, clock: dict[int, int], timeout_s: float) -> bool:
+            return True
+
     ready = threading.Event()
     address: list[str] = []
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 
     async def serve() -> None:
-        server = StatusServer("127.0.0.1:0", Source())
+        server = StatusServer("127.0.0.1:0", Source(), Covered())
         await server.start()
         address.append(server.address)
         ready.set()

@@ -164,8 +164,13 @@ class _Source:
         raise AssertionError("nothing is scraped when the application is built")
 
 
+class _Covered:
+    async def until_covered(self, clock: dict[int, int], timeout_s: float) -> bool:
+        raise AssertionError("nobody waits when the application is built")
+
+
 def test_the_pages() -> None:
-    pages = [route.path for route in application(cast(StatusSource, _Source())).routes]  # type: ignore[attr-defined]
+    pages = [route.path for route in application(cast(StatusSource, _Source()), _Covered()).routes]  # type: ignore[attr-defined]
     assert sorted(plain(row[0]) for row in rows(README, "page | answers")) == sorted(pages)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import httpx
 import msgspec
@@ -25,9 +26,12 @@ from sidecar.core.status import (
     StatusSnapshot,
     TableStatus,
 )
-from sidecar.errors import ConfigurationError
+from sidecar.core.versions import dominates
+from sidecar.errors import ConfigurationError, UsageError
 from sidecar.http.metrics import METRICS
 from sidecar.http.server import CONNECTIONS_MAX, StatusServer, application
+from sidecar.http.wait import TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX, WAITERS_MAX
+from sidecar.lab.waiting import wait_until
 
 
 def _histogram(*seconds: float) -> Histogram:
@@ -74,9 +78,34 @@ def source() -> Source:
     return Source()
 
 
+@dataclass
+class Waits:
+    """A TokenWaits whose clock the test moves."""
+
+    clock: dict[int, int] = field(default_factory=dict)
+    asked: list[tuple[dict[int, int], float]] = field(default_factory=list)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until_covered(self, clock: dict[int, int], timeout_s: float) -> bool:
+        self.asked.append((clock, timeout_s))
+        if 99 in clock:
+            raise UsageError("the token speaks of node 99, which is not known here", mend="is it from this cluster?")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not dominates(self.clock, clock):
+                    await self.moved.wait()
+                return True
+        return False
+
+
 @pytest.fixture
-def client(source: Source) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(application(source)), base_url="http://sidecar")
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def client(source: Source, waits: Waits) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(application(source, waits)), base_url="http://sidecar")
 
 
 async def test_well_and_ready(client: httpx.AsyncClient) -> None:
@@ -226,7 +255,7 @@ def test_counters_make_their_entries_at_first_use() -> None:
 
 async def test_the_listener_starts_answers_and_stops(source: Source) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    server = StatusServer("127.0.0.1:0", source)
+    server = StatusServer("127.0.0.1:0", source, Waits())
     await server.start()
     try:
         assert signal.getsignal(signal.SIGTERM) is before
@@ -242,11 +271,11 @@ async def test_the_listener_starts_answers_and_stops(source: Source) -> None:
 
 
 async def test_a_taken_port_is_one_line(source: Source) -> None:
-    first = StatusServer("127.0.0.1:0", source)
+    first = StatusServer("127.0.0.1:0", source, Waits())
     await first.start()
     try:
         with pytest.raises(ConfigurationError) as caught:
-            await StatusServer(first.address, source).start()
+            await StatusServer(first.address, source, Waits()).start()
         assert first.address in caught.value.line()
         assert "already in use" in caught.value.line()
     finally:
@@ -255,11 +284,11 @@ async def test_a_taken_port_is_one_line(source: Source) -> None:
 
 async def test_an_address_of_another_machine_is_one_line(source: Source) -> None:
     with pytest.raises(ConfigurationError, match="cannot listen on"):
-        await StatusServer("192.0.2.1:8101", source).start()
+        await StatusServer("192.0.2.1:8101", source, Waits()).start()
 
 
 async def test_requests_beyond_the_bound_are_refused(source: Source) -> None:
-    server = StatusServer("127.0.0.1:0", source)
+    server = StatusServer("127.0.0.1:0", source, Waits())
     await server.start()
     host, port = server.address.split(":")
     idle = []
@@ -272,3 +301,77 @@ async def test_requests_beyond_the_bound_are_refused(source: Source) -> None:
         for _, writer in idle:
             writer.close()
         await server.stop()
+
+
+# -- /wait -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_covered_token_is_answered_at_once(client: httpx.AsyncClient, waits: Waits) -> None:
+    waits.clock = {1: 16, 2: 5}
+    answer = await client.get("/wait?token=v1.1-10")
+    assert (answer.status_code, answer.json()) == (200, {"covered": True})
+    assert waits.asked == [({1: 16}, TIMEOUT_MS_DEFAULT / 1000)]
+    assert (await client.get("/wait?token=v1")).status_code == 200, "nothing was ever committed there"
+
+
+async def test_a_token_is_waited_for(client: httpx.AsyncClient, waits: Waits) -> None:
+    waiting = asyncio.create_task(client.get("/wait?token=v1.1-10&timeout_ms=30000"))
+    await wait_until(lambda: waits.asked, 5, "the question")
+    waits.clock = {1: 16}
+    waits.moved.set()
+    assert (await waiting).status_code == 200
+    assert waits.asked == [({1: 16}, 30.0)]
+
+
+async def test_a_token_that_is_not_covered_in_time_is_504(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/wait?token=v1.1-10&timeout_ms=20")
+    assert answer.status_code == 504
+    assert answer.json() == {"covered": False, "reason": "not merged here within 20 ms"}
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("", "'' is not a token"),
+        ("token=v2.1-10", "not a token"),
+        ("token=v1.1-10&timeout_ms=-1", "timeout_ms is '-1'"),
+        ("token=v1.1-10&timeout_ms=" + "9" * 5000, "timeout_ms"),
+        (f"token=v1.1-10&timeout_ms={TIMEOUT_MS_MAX + 1}", f"at most {TIMEOUT_MS_MAX}"),
+        ("token=v1.99-10", "node 99"),
+    ],
+)
+async def test_what_cannot_be_waited_for_is_400(client: httpx.AsyncClient, query: str, words: str) -> None:
+    answer = await client.get(f"/wait?{query}")
+    assert answer.status_code == 400
+    assert words in answer.json()["reason"]
+    assert answer.json()["covered"] is False
+
+
+async def test_the_number_of_waiters_is_bounded(client: httpx.AsyncClient, waits: Waits) -> None:
+    waiting = [asyncio.create_task(client.get("/wait?token=v1.1-10")) for _ in range(WAITERS_MAX)]
+    await wait_until(lambda: len(waits.asked) == WAITERS_MAX, 5, "all of them")
+    answer = await client.get("/wait?token=v1.1-10")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert len(waits.asked) == WAITERS_MAX
+    waits.clock = {1: 16}
+    waits.moved.set()
+    assert {one.status_code for one in await asyncio.gather(*waiting)} == {200}
+    assert (await client.get("/wait?token=v1.1-10")).status_code == 200, "their places are free again"
+
+
+async def test_a_client_that_leaves_frees_its_place_and_a_stop_waits_for_nobody() -> None:
+    waits = Waits()
+    server = StatusServer("127.0.0.1:0", Source(), waits)
+    await server.start()
+    host, _, port = server.address.rpartition(":")
+    for _ in range(WAITERS_MAX + 1):
+        asked = len(waits.asked)
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /wait?token=v1.1-10&timeout_ms=60000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        await wait_until(lambda before=asked: len(waits.asked) > before, 5, "a place")
+        writer.close()
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /wait?token=v1.1-10&timeout_ms=60000 HTTP/1.1\r\nHost: x\r\n\r\n")
+    await wait_until(lambda: len(waits.asked) == WAITERS_MAX + 2, 5, "the last one")
+    await asyncio.wait_for(server.stop(), 10)
+    writer.close()
