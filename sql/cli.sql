@@ -43,7 +43,8 @@ ORDER BY 1
 
 -- name: read_conflicts
 -- The newest conflicts, newest first; table and since may be NULL (no limit by them)
-SELECT id, detected, "table", key, "column", rule, winner, winner_dot, winner_value, loser, loser_dot, loser_value
+SELECT id, detected, "table", key, "column", rule, winner, winner_dot, winner_value, loser, loser_dot, loser_value,
+       kind, note, winner_vector, loser_vector
 FROM crdt.conflicts
 WHERE (%(table)s::text IS NULL OR "table" = %(table)s) AND (%(since)s::timestamptz IS NULL OR detected >= %(since)s)
 ORDER BY detected DESC, id DESC

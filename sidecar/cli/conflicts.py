@@ -100,7 +100,7 @@ def _print_all(found: list[Conflict], *, json: bool) -> None:
             c.table,
             _key(c),
             c.column,
-            c.rule,
+            c.rule if c.kind == "overwrite" else f"{c.rule}: {c.kind}",
             f"{c.winner}: {_value(c.winner_value)}",
             f"{c.loser}: {_value(c.loser_value)}",
         )
@@ -117,7 +117,7 @@ def _print_one(c: Conflict, *, json: bool) -> None:
     place = f"{c.table} {_key(c)}" + (f" {c.column}" if c.column else "")
     console.fact(
         f"{_time(c.detected)} {place}: {c.winner} {_value(c.winner_value)} over {c.loser} {_value(c.loser_value)}"
-        f" ({c.rule})"
+        f" ({c.rule}{'' if c.kind == 'overwrite' else ': ' + c.kind}{'' if c.note is None else ', ' + c.note})"
     )
 
 

@@ -60,7 +60,8 @@ class StoredStatus:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """One row of ``crdt.conflicts``; dots are ``<ms>.<counter>``, values text images."""
+    """One row of ``crdt.conflicts``; dots are ``<ms>.<counter>``, values text images; vectors say
+    what each side had seen."""
 
     id: uuid.UUID
     detected: datetime
@@ -74,6 +75,10 @@ class Conflict:
     loser: str
     loser_dot: str
     loser_value: str | None
+    kind: str
+    note: str | None
+    winner_vector: dict[str, str] | None
+    loser_vector: dict[str, str] | None
 
 
 class Reports:

@@ -22,7 +22,6 @@ from sidecar.errors import AnnotationError
 from sidecar.postgres.admin import connect
 from sidecar.postgres.attach import attach_tables, initialise
 from sidecar.postgres.migrations import migrate
-from sidecar.postgres.statements import folder
 from sidecar.settings import NodeSettings, Settings
 
 _ids = itertools.count(501)
@@ -74,12 +73,6 @@ async def surface(database: str) -> AsyncIterator[Surface]:
 
 def dot(ms: int, counter: int = 0) -> int:
     return hlc.from_ms(ms, counter)
-
-
-async def test_the_surface_can_be_created_again(surface: Surface) -> None:
-    await surface.app.execute("CREATE VIEW uses_it AS SELECT * FROM crdt.columns")
-    await surface.app.execute((folder("migrations") / "0002_surface.sql").read_text())
-    assert len(await surface.rows("SELECT * FROM crdt.columns")) == 6
 
 
 # -- keys --
