@@ -30,7 +30,8 @@ ORDER BY n.nspname, c.relname
 
 -- name: read_columns
 -- The columns of the candidates in table order. base_type: domains resolved, without modifier. identity: a always,
--- d by default. increment: of the sequence that numbers the column, NULL without one.
+-- d by default. increment: of the sequence that numbers the column, NULL without one. is_ordered: the type (an array's
+-- element type) has a default btree operator class, its own, that of a type it is stored like, or a polymorphic one.
 WITH RECURSIVE base (type_oid, base_oid) AS (
     SELECT t.oid, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
     FROM pg_type AS t
@@ -41,6 +42,14 @@ WITH RECURSIVE base (type_oid, base_oid) AS (
 SELECT a.attrelid::int8 AS relation, a.attnum::int4 AS attnum, a.attname::text AS name,
        format_type(a.atttypid, a.atttypmod) AS type_name,
        format_type(t.oid, NULL) AS base_type,
+       a.atttypid::int8 AS type_oid,
+       EXISTS (SELECT FROM pg_opclass AS o JOIN pg_am AS m ON m.oid = o.opcmethod AND m.amname = 'btree'
+               WHERE o.opcdefault AND (
+                   o.opcintype = e.oid
+                   OR o.opcintype = CASE e.typtype WHEN 'e' THEN 'anyenum' WHEN 'r' THEN 'anyrange'
+                                    WHEN 'm' THEN 'anymultirange' WHEN 'c' THEN 'record' END::regtype
+                   OR EXISTS (SELECT FROM pg_cast AS c WHERE c.castsource = e.oid AND c.casttarget = o.opcintype
+                              AND c.castmethod = 'b' AND c.castcontext = 'i'))) AS is_ordered,
        a.attnotnull OR w.typnotnull AS not_null,
        a.attgenerated <> '' AS generated,
        a.attgenerated = 'v' AS virtual,
@@ -56,6 +65,7 @@ FROM pg_attribute AS a
 JOIN pg_type AS w ON w.oid = a.atttypid
 JOIN base AS b ON b.type_oid = a.atttypid
 JOIN pg_type AS t ON t.oid = b.base_oid AND t.typtype <> 'd'
+JOIN pg_type AS e ON e.oid = CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END
 LEFT JOIN pg_attrdef AS f ON f.adrelid = a.attrelid AND f.adnum = a.attnum AND a.attgenerated = ''
 LEFT JOIN LATERAL (
     SELECT k.place FROM pg_index AS x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
@@ -82,6 +92,14 @@ FROM pg_index AS x
 JOIN pg_class AS c ON c.oid = x.indexrelid
 WHERE x.indrelid = ANY (%(oids)s::oid[]) AND (x.indisunique OR x.indisexclusion) AND x.indislive
 ORDER BY x.indrelid, c.relname
+
+-- name: read_merge_functions
+-- What @crdt(merge(...)) can call: functions f(T, T) returns T, by schema, name and T's oid.
+SELECT n.nspname::text AS schema, p.proname::text AS name, p.prorettype::int8 AS type_oid
+FROM pg_proc AS p
+JOIN pg_namespace AS n ON n.oid = p.pronamespace
+WHERE p.prokind = 'f' AND NOT p.proretset AND p.pronargs = 2
+  AND p.proargtypes[0] = p.prorettype AND p.proargtypes[1] = p.prorettype
 
 -- name: read_foreign_keys
 -- Foreign keys of the candidates: relation, name, referenced table.

@@ -55,7 +55,8 @@ def _is_counter(base_type: str) -> bool:
 
 
 def _is_set(base_type: str) -> bool:
-    return base_type.endswith("[]") or base_type == "jsonb"
+    # An array of boxes is the only one with another delimiter than the comma, so its text does not read as text[].
+    return (base_type.endswith("[]") and base_type != "box[]") or base_type == "jsonb"
 
 
 def _is_map(base_type: str) -> bool:

@@ -52,13 +52,15 @@ class Relation:
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column. ``identity``: ``a`` always, ``d`` by default, empty. ``increment`` of the sequence that numbers it.
-    ``key_position`` counts from 1, 0 outside the primary key."""
+    ``key_position`` counts from 1, 0 outside the primary key. ``is_ordered``: values of the type have an order."""
 
     relation: int
     attnum: int
     name: str
     type_name: str
     base_type: str
+    type_oid: int
+    is_ordered: bool
     not_null: bool
     generated: bool
     virtual: bool
@@ -78,6 +80,15 @@ class Index:
     immediate: bool
     is_exclusion: bool
     columns: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class MergeFunction:
+    """A function that takes two values of a type and returns one."""
+
+    schema: str
+    name: str
+    type_oid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +157,7 @@ class Facts:
     indexes: dict[int, list[Index]] = field(default_factory=dict)
     foreign_keys: dict[int, list[ForeignKey]] = field(default_factory=dict)
     triggers: dict[int, list[Trigger]] = field(default_factory=dict)
+    merge_functions: frozenset[MergeFunction] = frozenset()
 
 
 def _grouped(rows: Iterable[R]) -> dict[int, list[R]]:
@@ -185,4 +197,5 @@ async def read_facts(conn: psycopg.AsyncConnection[Any]) -> Facts:
             indexes=_grouped(await rows(Index, "read_indexes", oids)),
             foreign_keys=_grouped(await rows(ForeignKey, "read_foreign_keys", oids)),
             triggers=_grouped(await rows(Trigger, "read_triggers", oids)),
+            merge_functions=frozenset(await rows(MergeFunction, "read_merge_functions")),
         )

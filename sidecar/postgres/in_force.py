@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sidecar.core.catalog import TableSpec
+from sidecar.core.catalog import ColumnSpec, TableSpec
 from sidecar.postgres.catalogue import Catalogue
 from sidecar.postgres.facts import AttachedColumn, AttachedTable, Facts, Relation
 from sidecar.postgres.problem import Problem
@@ -36,17 +36,35 @@ def needs_empty_state(wanted: TableSpec, table: AttachedTable, recorded: list[At
         )
     for column in wanted.columns:
         old = by_attnum.get(column.attnum)
-        if old is not None and (old.crdt, old.argument) != (column.crdt, column.argument):
+        if old is None:
+            continue
+        if (old.crdt, old.argument) != (column.crdt, column.argument):
+            had, asked = _word(old), _word(column)
             problems.append(
                 Problem(
                     "error",
-                    f"{column.crdt} is asked for, but rows have state of {old.crdt}, which stays in force",
-                    f"put @crdt({old.crdt}) back, or add a new column with @crdt({column.crdt}) and copy the values",
+                    f"{asked} is asked for, but rows have state of {had}, which stays in force",
+                    f"put @crdt({had}) back, or add a new column with @crdt({asked}) and copy the values",
+                    wanted.qualified,
+                    column.name,
+                )
+            )
+        elif column.is_element and "jsonb" in (old.type_name, column.type_name) and old.type_name != column.type_name:
+            problems.append(
+                Problem(
+                    "error",
+                    f"its type was changed to {column.type_name}, but rows have state of elements in"
+                    f" the text of {old.type_name}, which merges will not read",
+                    "change the type back, and add a new column for the new one",
                     wanted.qualified,
                     column.name,
                 )
             )
     return problems
+
+
+def _word(column: ColumnSpec | AttachedColumn) -> str:
+    return f"{column.crdt}({column.argument})" if column.argument else column.crdt
 
 
 def keeping(wanted: TableSpec, in_force: TableSpec, recorded: list[AttachedColumn]) -> TableSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from sidecar.core.annotations import (
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_table
 from sidecar.core.merge.state_tables import COLUMNS_MAX
 from sidecar.errors import AnnotationError, SchemaError
-from sidecar.postgres.facts import Column, Facts, Relation
+from sidecar.postgres.facts import Column, Facts, MergeFunction, Relation
 from sidecar.postgres.problem import Problem, Severity
 
 RESERVED_SCHEMAS = ("crdt", "crdt_state")
@@ -227,10 +228,46 @@ def _check_columns(under: Review) -> None:
         except SchemaError as error:
             under.add("error", error.message, error.mend, column.name)
             continue
+        if word.word in ORDERED_WORDS and not column.is_ordered:
+            under.add(
+                "error",
+                f"is {word.word}, which needs an ordered type, but values of {column.type_name} have no order",
+                "use mv_register or lww_register",
+                column.name,
+            )
+        if word.word == "merge":
+            _check_merge_function(under, column, word.argument or "")
         if word.word in ("pn_counter", "g_counter") and not column.not_null:
             under.add(
                 "advice", "is a counter that may be NULL: NULL counts as 0", "SET NOT NULL DEFAULT 0", column.name
             )
+
+
+ORDERED_WORDS = frozenset({"max_register", "min_register"})
+_IDENTIFIER = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
+_FUNCTION_NAME = re.compile(rf"\s*(?:(?P<schema>{_IDENTIFIER})\s*\.)?\s*(?P<name>{_IDENTIFIER})\s*")
+
+
+def _identifier(text: str) -> str:
+    """As PostgreSQL reads it: quoted as it stands, else in lower case."""
+    return text[1:-1].replace('""', '"') if text.startswith('"') else text.lower()
+
+
+def _check_merge_function(under: Review, column: Column, argument: str) -> None:
+    """A function that is not there is no refusal, it may come later: until then the highest write is shown."""
+    found = _FUNCTION_NAME.fullmatch(argument)
+    if found is None:
+        message, mend = f"has the merge function {argument!r}, which is not a name", "write merge(schema.function)"
+    else:
+        schema = found["schema"]
+        home = _identifier(schema) if schema else under.relation.schema
+        function = MergeFunction(home, _identifier(found["name"]), column.type_oid)
+        if function in under.facts.merge_functions:
+            return
+        kind = re.sub(r"\(.*?\)", "", column.type_name)
+        name = quote_table(function.schema, function.name)
+        message, mend = f"is merged by {name}, which is not there", f"create {name}({kind}, {kind}) RETURNS {kind}"
+    under.add("warning", f"{message}; until then it shows what an mv_register would", mend, column.name)
 
 
 def _check_surroundings(under: Review) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 import pytest
 
+from sidecar.core.annotations import COLUMN_WORDS
 from sidecar.core.catalog import TableSpec
 from sidecar.errors import ConfigurationError, FatalError
 from sidecar.postgres.admin import connect, own_transaction
@@ -302,6 +303,35 @@ async def test_another_crdt_type_is_refused_once_there_is_state(db: Database) ->
     await db.app.execute("COMMENT ON COLUMN posts.likes IS '@crdt(pn_counter)'")
     result = await attach_tables(db.conn, db.settings)
     assert not [p for p in result.problems if p.severity == "error"]
+
+
+@pytest.mark.parametrize(
+    ("first", "change", "message"),
+    [
+        ("or_set", "COMMENT ON COLUMN posts.tags IS '@crdt(lww_set)'", "lww_set is asked for"),
+        ("lww_set", "COMMENT ON COLUMN posts.tags IS '@crdt(mv_register)'", "state of lww_set"),
+        ("merge(a)", "COMMENT ON COLUMN posts.tags IS '@crdt(merge(b))'", "merge(b) is asked for"),
+        (
+            "or_set",
+            "ALTER TABLE posts ALTER COLUMN tags TYPE jsonb USING to_jsonb(tags)",
+            "its type was changed to jsonb",
+        ),
+    ],
+)
+async def test_state_of_sets_and_siblings_holds_their_column(
+    db: Database, monkeypatch: pytest.MonkeyPatch, first: str, change: str, message: str
+) -> None:
+    for word, entry in COLUMN_WORDS.items():
+        monkeypatch.setitem(COLUMN_WORDS, word, replace(entry, available=True))
+    await db.app.execute(f"{POSTS}; ALTER TABLE posts ADD COLUMN tags text[]")
+    await db.app.execute(f"COMMENT ON COLUMN posts.tags IS '@crdt({first})'")
+    spec = (await db.init()).tables[0]
+    await add_state(db, spec)
+    await db.app.execute(change)
+    result = await attach_tables(db.conn, db.settings)
+    (problem,) = [p for p in result.problems if p.severity == "error"]
+    assert (problem.column, message in problem.message) == ("tags", True)
+    assert next(c for c in result.tables[0].columns if c.name == "tags").crdt == first.partition("(")[0]
 
 
 async def test_a_broken_annotation_leaves_what_is_in_force(db: Database) -> None:

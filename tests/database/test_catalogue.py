@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
+from sidecar.core.annotations import COLUMN_WORDS
 from sidecar.core.catalog import TableSpec
 from sidecar.postgres.admin import connect
 from sidecar.postgres.catalogue import Catalogue, read_catalogue
@@ -245,3 +247,66 @@ async def test_the_fingerprint_does_not_depend_on_column_order(read: Read) -> No
     one, two = catalogue.tables
     assert moved(one) == moved(two)
     assert one.fingerprint() != two.fingerprint()
+
+
+@pytest.fixture
+def every_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    for word, entry in COLUMN_WORDS.items():
+        monkeypatch.setitem(COLUMN_WORDS, word, replace(entry, available=True))
+
+
+@pytest.mark.usefixtures("every_word")
+async def test_only_ordered_types_have_a_greatest_value(read: Read) -> None:
+    types = {
+        "a": "int",
+        "b": "varchar(3)",
+        "c": "mood",
+        "d": "int4range",
+        "e": "mood[]",
+        "f": "varchar[]",
+        "g": "uuid",
+        "h": "pair",
+        "x": "xid",
+        "y": "pg_snapshot",
+        "z": "pg_snapshot[]",
+    }
+    columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
+    comments = "".join(f"COMMENT ON COLUMN t.{name} IS '@crdt(max_register)';" for name in types)
+    catalogue = await read(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b int);"
+        f"CREATE TABLE t (id uuid PRIMARY KEY, {columns}); {comments}"
+    )
+    assert {p.column for p in catalogue.problems if p.severity == "error"} == {"x", "y", "z"}
+    (problem,) = of(catalogue, "t", "z")
+    assert "pg_snapshot[]" in problem.message
+
+
+@pytest.mark.usefixtures("every_word")
+async def test_a_merge_function_that_is_not_there_is_a_warning(read: Read) -> None:
+    functions = {
+        "a": "shop.longer",
+        "b": "longer",
+        "c": "SHOP . LONGER",
+        "d": '"Odd ""na me"',
+        "e": "shop.shorter",
+        "f": "pg_catalog.lower",
+        "g": "not a name",
+        "h": "larger",
+    }
+    columns = ", ".join(f"{name} {'numeric(9,2)' if name == 'h' else 'text'}" for name in functions)
+    comments = "".join(f"COMMENT ON COLUMN shop.t.{name} IS '@crdt(merge({fn}))';" for name, fn in functions.items())
+    body = "RETURNS {0} LANGUAGE sql AS 'SELECT $1'"
+    catalogue = await read(
+        f"""
+        CREATE SCHEMA shop;
+        CREATE FUNCTION shop.longer(text, text) {body.format("text")};
+        CREATE FUNCTION shop."Odd ""na me"(text, text) {body.format("text")};
+        CREATE FUNCTION shop.shorter(text, text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+        CREATE FUNCTION shop.larger(numeric, numeric) {body.format("numeric")};
+        CREATE TABLE shop.t (id uuid PRIMARY KEY, {columns}); {comments}
+        """
+    )
+    assert len(catalogue.tables) == 1, "no refusal"
+    assert {p.column for p in catalogue.problems if p.severity == "warning"} == {"e", "f", "g"}
+    mends = {p.column: p.mend for p in catalogue.problems}
+    assert mends["e"] == 'create "shop"."shorter"(text, text) RETURNS text'
