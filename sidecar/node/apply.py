@@ -82,7 +82,7 @@ class Applier:
             if self._state.rewrites_due.is_set():
                 self._state.rewrites_due.clear()
                 await rewrite_rows(self._state, self._merger)
-            await self._gate.drop_duplicates()
+            self._gate.drop_duplicates()
             ready = self._gate.ready(self._rows_budget, self._sets_max)
             retry = self._gate.retries.get(ready[0].header.origin) if ready else None
             if retry is not None:
@@ -97,12 +97,15 @@ class Applier:
         origin = self._gate.gap()
         if origin is not None:
             self._state.log.warning("gap", origin=origin, mend="the peer sends again from what is merged here")
-            await self._inbox.clear(origin)
+            self._inbox.clear(origin)
             self._resync(origin)
         self._state.waiting = self._gate.waiting()
         longest = REWRITE_RETRY_S if self._state.rewrites_due.is_set() else IDLE_S
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._inbox.arrived.wait(), self._gate.next_due_s(longest))
+            # Not wait_for(): before Python 3.12 it swallows a cancellation that comes together with what it waits for.
+            # A merge loop that goes on while the others of its group have ended is a node that stands still.
+            async with asyncio.timeout(self._gate.next_due_s(longest)):
+                await self._inbox.arrived.wait()
 
     async def _merge(self, ready: list[ReceivedSet]) -> None:
         """All of them in one transaction. When that met dirty rows, the next transaction locks its rows first."""
@@ -121,7 +124,7 @@ class Applier:
             if not self._failed(ready, error, Retry(merge_set=sets[0])):
                 raise
         else:
-            await self._merged(ready, result)
+            self._merged(ready, result)
 
     async def _again(self, received: ReceivedSet, retry: Retry) -> None:
         """Further tries of one change set: its rows locked first, so it makes progress whatever goes on locally."""
@@ -138,7 +141,7 @@ class Applier:
             if not self._failed([received], error, retry):
                 raise
         else:
-            await self._merged([received], result)
+            self._merged([received], result)
 
     def _failed(self, sets: list[ReceivedSet], error: Exception, retry: Retry) -> bool:
         """Note when and how the change sets are tried again; False when the error is about the session, not about them.
@@ -199,7 +202,7 @@ class Applier:
     def _observe(self, header: ChangeSetHeader) -> None:
         self._state.hlc.observe(header.to_hlc)
 
-    async def _merged(self, sets: list[ReceivedSet], result: MergeResult) -> None:
+    def _merged(self, sets: list[ReceivedSet], result: MergeResult) -> None:
         state = self._state
         # First the whole clock: the next local change set must name everything that its transactions could see.
         for received in sets:
@@ -207,10 +210,8 @@ class Applier:
             state.context[received.header.origin] = received.header.to_hlc
         for received in sets:
             origin = received.header.origin
-            queue = self._inbox.heads()[origin]
-            assert queue[0] is received, "change sets of an origin are merged in order"
-            queue.popleft()
-            await self._inbox.done(origin, received)
+            assert self._inbox.heads()[origin][0] is received, "change sets of an origin are merged in order"
+            self._inbox.done(origin)
         self._sets_max = min(SETS_MAX, 2 * self._sets_max)
         counters = state.counters
         counters.merged_rows += result.rows

@@ -39,11 +39,11 @@ class Gate:
     _turn: int = 0
     _gap_since: dict[int, float] = field(default_factory=dict)
 
-    async def drop_duplicates(self) -> None:
+    def drop_duplicates(self) -> None:
         """Take out what is merged already."""
         for origin, queue in self.inbox.heads().items():
             while queue and queue[0].header.to_hlc <= self.state.clock.get(origin, 0):
-                await self.inbox.done(origin, queue.popleft())
+                self.inbox.done(origin)
                 self.retries.pop(origin, None)
 
     def ready(self, rows_budget: float, sets_max: int) -> list[ReceivedSet]:

@@ -88,7 +88,11 @@ class ReceivedSet:
 
 
 class Inbox:
-    """Queues per origin. ``put`` waits while an origin's queue is full, which stops the reading of its link."""
+    """Queues per origin. ``put`` waits while an origin's queue is full, which stops the reading of its link.
+
+    What takes something out does it at once, without waiting: the merge loop may be cancelled at any wait, and the room
+    and the credit of a set must not be lost with it.
+    """
 
     def __init__(self, *, queue_bytes_max: int, spool_bytes_max: int) -> None:
         self._queue_bytes_max = queue_bytes_max
@@ -96,7 +100,7 @@ class Inbox:
         self._queues: dict[int, deque[ReceivedSet]] = {}
         self._open: dict[int, ReceivedSet] = {}
         self._bytes: dict[int, int] = {}
-        self._room = asyncio.Condition()
+        self._room = asyncio.Event()
         self.closed: dict[int, tuple[int, int]] = {}
         self.arrived = asyncio.Event()
 
@@ -104,14 +108,15 @@ class Inbox:
         return sum(len(queue) for queue in self._queues.values())
 
     def heads(self) -> dict[int, deque[ReceivedSet]]:
-        """The queues that hold something; the caller may take from the left."""
+        """The queues that hold something; :meth:`done` takes from the left."""
         return {origin: queue for origin, queue in self._queues.items() if queue}
 
     async def put(self, part: ChangeSetPart, grant: Grant) -> None:
         """Add a part; ``grant`` gives its credit back once it is merged or dropped."""
         origin = part.header.origin
-        async with self._room:
-            await self._room.wait_for(lambda: self._bytes.get(origin, 0) < self._queue_bytes_max)
+        while self._bytes.get(origin, 0) >= self._queue_bytes_max:
+            self._room.clear()
+            await self._room.wait()
         received = self._open.get(origin)
         if part.header.part == 0:
             if received is not None:
@@ -126,18 +131,17 @@ class Inbox:
             self._bytes[origin] = self._bytes.get(origin, 0) + (0 if received.file else received.size_bytes)
             self.arrived.set()
 
-    async def done(self, origin: int, received: ReceivedSet) -> None:
-        """A set taken from the queue was merged or dropped."""
-        async with self._room:
-            self._bytes[origin] -= 0 if received.file else received.size_bytes
-            received.close()
-            self._room.notify_all()
+    def done(self, origin: int) -> None:
+        """The oldest set of an origin was merged or is dropped."""
+        received = self._queues[origin].popleft()
+        self._bytes[origin] -= 0 if received.file else received.size_bytes
+        received.close()
+        self._room.set()
 
-    async def clear(self, origin: int) -> None:
+    def clear(self, origin: int) -> None:
         """Drop everything of an origin; it is sent again."""
-        queue = self._queues.get(origin, deque())
-        while queue:
-            await self.done(origin, queue.popleft())
+        while self._queues.get(origin):
+            self.done(origin)
         self.forget(origin)
 
     def forget(self, origin: int) -> None:

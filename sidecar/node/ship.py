@@ -137,7 +137,8 @@ class Shipper:
                 return
             self.caught_up = True
             try:
-                await asyncio.wait_for(self._tail.moved.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._tail.moved.wait()
             except TimeoutError:
                 return
             finally:

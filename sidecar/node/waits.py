@@ -135,7 +135,8 @@ class ClockWaits:
                 return False
             moved.clear()  # everybody who waits for it now is woken by the next set()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(moved.wait(), min(left_s, LOOK_S))
+                async with asyncio.timeout(min(left_s, LOOK_S)):
+                    await moved.wait()
         return True
 
     def _check_known(self, clock: VersionVector) -> None:

@@ -53,7 +53,7 @@ async def test_one_sent_again_right_behind_its_first_copy_is_not_merged_twice(re
     await received.put(1, 10, 20)
     assert received.ready() == [(1, 0, 10)]
     received.state.advance(1, 10)
-    await received.applier._gate.drop_duplicates()
+    received.applier._gate.drop_duplicates()
     assert received.ready() == [(1, 10, 20)]
 
 

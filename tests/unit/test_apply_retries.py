@@ -21,6 +21,7 @@ from sidecar.settings import load
 
 DEADLINE_S = 20
 WAITING = 400
+ORIGINS = range(1, 9)
 
 Refuses = Callable[[list[ChangeSetHeader]], Exception | None]
 
@@ -30,11 +31,13 @@ class Merger:
 
     def __init__(self, refuses: Refuses) -> None:
         self._refuses = refuses
+        self.takes_turns = 1
         self.given = 0
         self.merged: list[tuple[int, int]] = []
 
     async def merge(self, sets: Sequence[MergeSet], observe: Any) -> MergeResult:
-        await asyncio.sleep(0)
+        for _ in range(self.takes_turns):
+            await asyncio.sleep(0)
         headers = [merge_set.header for merge_set in sets]
         self.given += len(headers)
         error = self._refuses(headers)
@@ -61,7 +64,7 @@ class Node:
 
     def __init__(self, folder: Path, refuses: Refuses) -> None:
         path = folder / "node.toml"
-        path.write_text('[node]\nname = "here"\nid = 9\ndsn = "postgresql://here@127.0.0.1:1/app"\n')
+        path.write_text('[node]\nname = "here"\nid = 99\ndsn = "postgresql://here@127.0.0.1:1/app"\n')
         self.state = NodeState(load(path))
         self.inbox = Inbox(queue_bytes_max=1 << 20, spool_bytes_max=1 << 20)
         self.merger = Merger(refuses)
@@ -133,3 +136,56 @@ async def test_what_a_single_set_learnt_is_kept_for_its_next_try(tmp_path: Path,
     await node.run_until(lambda: len(node.inbox) == 0)
     assert seen == [1] * (failures + 1)
     assert len(made) == 1, "a set opened anew would begin without what its tries found out"
+
+
+async def test_a_merge_loop_that_is_cancelled_keeps_no_room_and_no_credit(tmp_path: Path) -> None:
+    """The database goes away right after a merge: the loop is cancelled at its next wait, whichever that is. The room
+    of what it merged and the credit of the link must be given back, or the link stands still for ever."""
+    for turns in range(120):
+        node = Node(tmp_path, lambda headers: None)
+        node.inbox._queue_bytes_max = 150
+        node.merger.takes_turns = turns % 5
+        granted: list[int] = []
+        links = [asyncio.create_task(feed(node.inbox, origin, granted)) for origin in ORIGINS]
+        loop = asyncio.create_task(node.applier.run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in (loop, *links):
+            task.cancel()
+        _, left = await asyncio.wait({loop, *links}, timeout=DEADLINE_S)
+        assert not left, f"cancelled after {turns} turns, and goes on"
+        waiting = {origin: sum(r.size_bytes for r in queue) for origin, queue in node.inbox.heads().items()}
+        assert {origin: size for origin, size in node.inbox._bytes.items() if size} == waiting
+        taken = len(node.inbox) + len(granted)
+        assert taken == sum(taken_in(node, origin) for origin in ORIGINS), f"cancelled after {turns} turns"
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_merge_loop_that_is_cancelled_ends_although_something_arrives_just_then(
+    tmp_path: Path, turns: int
+) -> None:
+    """Its group ends when capture fails. A loop that overheard it went on alone: capture never started again, every row
+    with a local write stayed dirty, and the node stood still."""
+    node = Node(tmp_path, lambda headers: None)
+    loop = asyncio.create_task(node.applier.run())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    await node.put(1, 1)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    loop.cancel()
+    _, left = await asyncio.wait({loop}, timeout=5)
+    loop.cancel()
+    assert not left
+
+
+def taken_in(node: Node, origin: int) -> int:
+    """How many sets of an origin were taken in: merged or waiting."""
+    return node.state.clock.get(origin, 0) + len(node.inbox.heads().get(origin, ()))
+
+
+async def feed(inbox: Inbox, origin: int, granted: list[int]) -> None:
+    """What a link does: one set after the other, each waiting for room."""
+    for number in range(1, 9):
+        header = ChangeSetHeader(origin=origin, from_hlc=number - 1, to_hlc=number, context={}, rows=1)
+        await inbox.put(ChangeSetPart(header=header, body=b"x" * 100), granted.append)
