@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.core.arrays import int_array, text_array
+from sidecar.core.arrays import int_array, number_array, text_array
 from sidecar.core.changes import DELETE, INSERT, MASK_BITS, REPLACE, TOUCH, UPDATE, LocalChanges, TableChanges
 from sidecar.core.counters import counter_delta, counter_text
 from sidecar.core.elements import ElementChange
@@ -24,22 +24,23 @@ class HeldRow(msgspec.Struct, gc=False, eq=False):
     """The entry of one row.
 
     ``new``: the row as it is now (INSERT, REPLACE, UPDATE, TOUCH). ``old``: the row as the delete saw it (DELETE,
-    REPLACE), or before the update (UPDATE). ``changed`` is set for an UPDATE by one transaction alone; after a second
-    one ``values`` holds column index -> new text, delta or :class:`ElementChange`. In an INSERT or REPLACE ``values``
-    holds the changes of sets and maps that are not just those of the insert, and counter deltas that the delete
-    swallowed. ``hlcs`` holds column index -> hlc of its last write where that is not known from ``inserted`` (INSERT,
-    REPLACE) or ``hlc`` (a single UPDATE). ``size``: bytes of the largest message so far, as counted by the coalescer.
+    REPLACE), or before the update (UPDATE). ``changed`` is set for an UPDATE by one transaction, or by several that are
+    like one; otherwise ``values`` holds column index -> new text, delta or :class:`ElementChange`. In an INSERT or
+    REPLACE ``values`` holds the changes of sets and maps that are not just those of the insert, and counter deltas that
+    the delete swallowed. ``hlcs`` holds column index -> hlc of its last write where that is not known from ``inserted``
+    (INSERT, REPLACE) or ``hlc`` (UPDATE with ``changed``). ``size``: bytes of the largest message so far, as counted by
+    the coalescer.
     """
 
     op: bytes
-    hlc: bytes
-    xid: bytes
+    hlc: int
+    xid: int
     new: TupleData
     old: TupleData
     changed: ChangedColumns | None = None
-    inserted: bytes | None = None
+    inserted: int | None = None
     values: dict[int, Any] | None = None
-    hlcs: dict[int, bytes] | None = None
+    hlcs: dict[int, int] | None = None
     size: int = 0
 
 
@@ -91,8 +92,8 @@ class _Table:
         """What every group has: ops, versions, xids, keys (from ``tuples``) and the masks of its columns."""
         count = len(rows)
         self.rows += count
-        self.hlcs.add(int_array([row.hlc for row in rows]))
-        self.xids.add(int_array([row.xid for row in rows]))
+        self.hlcs.add(number_array([row.hlc for row in rows]))
+        self.xids.add(number_array([row.xid for row in rows]))
         for column, position in zip(self.keys, self.plan.key_positions, strict=True):
             column.add(text_array([values[position] for values in tuples]))
         words = [0] * len(self.masks)
@@ -197,14 +198,16 @@ def _add_full(table: _Table, rows: list[HeldRow]) -> None:
     tuples = [row.new for row in rows]
     table.rows_in(rows, tuples, table.carried)
     table.ops.add(b"{" + b",".join([row.op for row in rows]) + b"}")
-    table.inserted.add(int_array([row.inserted for row in rows]))
+    table.inserted.add(number_array([row.inserted for row in rows]))
     table.images.nulls(count)
     replaced = any(row.op is REPLACE for row in rows)
     revised = any(row.hlcs for row in rows)
     for slot, i in enumerate(table.carried):
         position = plan.positions[i]
-        late = [_late(row, i) for row in rows] if revised else None
-        _add_sparse(table.late[slot], late, count)
+        if revised:
+            _add_late(table.late[slot], rows, i)
+        else:
+            table.late[slot].nulls(count)
         if i in plan.elements:
             _add_elements(table, slot, [element_change(plan, row, i) for row in rows])
             continue
@@ -227,7 +230,7 @@ def element_change(plan: RelationPlan, row: HeldRow, column: int) -> ElementChan
     assert row.inserted is not None, "an inserted row has the hlc of its insert"
     position = plan.positions[column]
     deleted = row.old[position] if row.op is REPLACE else None
-    return plan.elements[column].inserted(row.new[position], int(row.inserted), deleted)
+    return plan.elements[column].inserted(row.new[position], row.inserted, deleted)
 
 
 def _add_elements(table: _Table, slot: int, changes: list[ElementChange]) -> None:
@@ -248,10 +251,14 @@ def _old_counter(row: HeldRow, column: int, position: int) -> bytes | None:
     return counter_text(counter_delta(counter_text(swallowed), value))
 
 
-def _late(row: HeldRow, column: int) -> bytes | None:
-    """The hlc of the column's last write, if that is not the row's."""
-    own = row.inserted if row.hlcs is None else row.hlcs.get(column, row.inserted)
-    return None if own == row.hlc else own
+def _add_late(column: _Column, rows: list[HeldRow], i: int) -> None:
+    """The hlcs of the last writes to the column (index ``i``) where they are not the rows'."""
+    own = [row.inserted if row.hlcs is None else row.hlcs.get(i, row.inserted) for row in rows]
+    late = [None if hlc == row.hlc else hlc for hlc, row in zip(own, rows, strict=True)]
+    if late.count(None) == len(late):
+        column.nulls(len(late))
+    else:
+        column.add(number_array(late))
 
 
 def _add_sparse(column: _Column, values: Sequence[bytes | None] | None, count: int) -> None:
@@ -295,7 +302,7 @@ def _image(plan: RelationPlan, values: TupleData) -> bytes:
 
 
 def _add_updated(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -> None:
-    """Rows updated by one transaction each, all in the same columns."""
+    """Rows updated by one transaction each, or as if by one, all in the same columns."""
     plan, count = table.plan, len(rows)
     specs = plan.spec.columns
     tuples = [row.new for row in rows]
@@ -308,7 +315,7 @@ def _add_updated(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -
             _add_unassigned(table, slot, count)
         elif slot in table.undone:
             column = plan.elements[i]
-            changes = [column.written(row.old[position], row.new[position], int(row.hlc)) for row in rows]
+            changes = [column.written(row.old[position], row.new[position], row.hlc) for row in rows]
             _add_elements(table, slot, changes)
         elif specs[i].is_counter:
             deltas = [counter_text(counter_delta(row.old[position], row.new[position])) for row in rows]
@@ -339,7 +346,7 @@ def _add_written(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -
             table.values[slot].add(int_array([counter_text(value) for value in values]))
         else:
             table.values[slot].add(text_array(values))
-        _add_sparse(table.late[slot], [_late(row, i) for row in rows], count)
+        _add_late(table.late[slot], rows, i)
 
 
 def _add_touched(table: _Table, rows: list[HeldRow]) -> None:

@@ -24,7 +24,9 @@ _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 
 class ChangedColumns(msgspec.Struct, gc=False, eq=False, frozen=True):
     """Which columns an update changed, as indexes into ``spec.columns``. ``numeric``: those counters whose text can
-    change while the number does not (``1.0``, ``1.00``). ``touch``: no replicated column changed."""
+    change while the number does not (``1.0``, ``1.00``). ``touch``: no replicated column changed. ``summed``: positions
+    of the counters when all that changed is registers and integers, so that two such updates one after the other are
+    one from the first's old row to the second's new row; otherwise ``None``."""
 
     key: bool
     columns: tuple[int, ...]
@@ -33,6 +35,7 @@ class ChangedColumns(msgspec.Struct, gc=False, eq=False, frozen=True):
     elements: tuple[int, ...]
     numeric: tuple[int, ...]
     touch: bool
+    summed: tuple[int, ...] | None
 
 
 @dataclass(slots=True, eq=False)
@@ -113,14 +116,17 @@ class RelationPlan:
         specs = self.spec.columns
         columns = tuple(i for i, position in enumerate(self.positions) if pattern[position])
         counters = tuple(i for i in columns if specs[i].is_counter)
+        elements = tuple(i for i in columns if specs[i].is_element)
+        numeric = tuple(i for i in counters if specs[i].base_type not in _INTEGERS)
         changed = ChangedColumns(
             key=any(pattern[position] for position in self.key_positions),
             columns=columns,
             registers=tuple(i for i in columns if specs[i].family in ("register", "sibling")),
             counters=counters,
-            elements=tuple(i for i in columns if specs[i].is_element),
-            numeric=tuple(i for i in counters if specs[i].base_type not in _INTEGERS),
+            elements=elements,
+            numeric=numeric,
             touch=not columns,
+            summed=None if elements or numeric else tuple(self.positions[i] for i in counters),
         )
         self.changes[pattern] = changed
         return changed

@@ -6,7 +6,7 @@ from array_literals import parse_array
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.core.arrays import EMPTY, int_array, text_array
+from sidecar.core.arrays import EMPTY, int_array, number_array, text_array
 
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",))).map(str.encode)
 VALUES = st.lists(st.none() | TEXT | st.sampled_from([b"", b"NULL", b"null", b'"', b"\\", b"{}", b",", b'\\"']))
@@ -26,5 +26,10 @@ def test_int_round_trip(values: list[bytes | None]) -> None:
     assert parse_array(int_array(values)) == values
 
 
+@given(st.lists(st.none() | st.integers()))
+def test_number_round_trip(values: list[int | None]) -> None:
+    assert parse_array(number_array(values)) == [None if value is None else b"%d" % value for value in values]
+
+
 def test_empty() -> None:
-    assert text_array([]) == int_array([]) == EMPTY
+    assert text_array([]) == int_array([]) == number_array([]) == EMPTY

@@ -383,6 +383,28 @@ def test_a_touched_row_is_deleted_by_its_latest_image() -> None:
     assert local.changes.ops == b"{D}"
 
 
+def test_a_merge_between_two_updates_is_no_local_change() -> None:
+    """The second update starts from what the merge left, in the counter and in the other column."""
+    plan, coalescer = simple_plan(), Coalescer()
+    one_transaction(coalescer, 1)
+    coalescer.update(plan, [b"1", b"a", b"1"], [b"1", b"a", b"3"])
+    coalescer.update(plan, [b"1", b"a", b"3"], [b"1", b"a", b"4"])
+    coalescer.commit()
+    one_transaction(coalescer, 2)
+    coalescer.update(plan, [b"1", b"remote", b"100"], [b"1", b"remote", b"110"])
+    coalescer.commit()
+    (local,) = coalescer.take()
+    assert local.changes.columns == ["n"]
+    assert parse_array(local.changes.values[0]) == [b"13"]
+    one_transaction(coalescer, 3)
+    coalescer.update(plan, [b"1", b"a", b"1"], [b"1", b"b", b"1"])
+    coalescer.update(plan, [b"1", b"remote", b"100"], [b"1", b"c", b"100"])
+    coalescer.update(plan, [b"1", b"c", b"100"], [b"1", b"c", b"101"])
+    (local,) = coalescer.take()
+    assert local.changes.columns == ["body", "n"]
+    assert [parse_array(values) for values in local.changes.values] == [[b"c"], [b"1"]]
+
+
 def test_operations_that_only_deferred_keys_can_bring() -> None:
     plan, coalescer = simple_plan(), one_transaction(Coalescer())
     before: list[Value] = [b"1", b"a", b"1"]
