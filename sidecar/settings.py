@@ -156,6 +156,9 @@ class TimingSettings(_Section):
     max_clock_drift_ms: Annotated[int, Field(ge=1)] = 500
     """A peer whose clock is further ahead than this has its link held. Also accepted as ``max_clock_drift``, in
     milliseconds or with a unit (``"500ms"``), at the top of the file or in [node]."""
+    clock_alarm_ms: Annotated[int, Field(ge=1)] = 10
+    """A peer whose clock differs by more is reported: NTP keeps clocks within a few milliseconds, so something is wrong
+    long before changes wait."""
     loop_silent_ms_max: Annotated[int, Field(ge=1_000)] = 60_000
     """A loop without a sign of life for this long is stuck, and /healthz says so. Its longest legitimate wait is the
     statement of one full part, seconds on a slow disk."""
@@ -173,9 +176,9 @@ class TimingSettings(_Section):
 class LabSettings(_Section):
     """``[lab]``: for experiments only; nothing here belongs into the configuration of a node that matters."""
 
-    clock_skew_ms: Annotated[int, Field(ge=-3_600_000, le=3_600_000)] = 0
+    clock_skew_ms: Annotated[int, Field(ge=-316_224_000_000, le=316_224_000_000)] = 0
     """Milliseconds added to the wall clock wherever the node reads it, commit times included: tests run nodes with
-    wrong clocks on one machine. At most an hour either way, so that a slip cannot poison clocks for years."""
+    wrong clocks on one machine. At most ten years either way: a clock whose battery is dead is as wrong as that."""
 
 
 # Keys that may stand outside their home, because that is where people look for them: (path, home).

@@ -125,6 +125,7 @@ def _print_snapshot(out: Console, snapshot: StatusSnapshot) -> None:
     out.print(console.table("Node", ("what", "value"), facts))
     peers = [
         (
+        ("refused links", ", ".join(f"{c} {count}" for c, count in sorted(snapshot.refused_links.items())) or None),
             peer.name,
             peer.id,
             peer.state,

@@ -79,13 +79,15 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """Who answers. ``started_at``: Unix seconds."""
+    """Who answers. ``started_at``: Unix seconds, as ``certificate_until``, the end of this node's certificate (``None``
+    without TLS)."""
 
     name: str
     id: int
     cluster: str
     version: str
     started_at: float
+    certificate_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ class PeerStatus:
 
     ``waiting``: why its next change set is not merged here yet. ``lag_ms``: how old the newest merged state of that
     origin is. ``unacknowledged_change_sets``: journal rows the peer has not made durable yet. ``clock_offset_ms``: the
-    peer's wall clock minus this one's. ``id`` is ``None`` until the first hello.
+    peer's wall clock minus this one's, ``clock_alarm`` whether that is too much. ``id`` is ``None`` until the first
+    hello.
     """
 
     name: str
@@ -128,6 +131,7 @@ class PeerStatus:
     round_trip_ms: float | None = None
     clock_offset_ms: float | None = None
     waiting: str | None = None
+    clock_alarm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,7 @@ class LoopStatus:
 @dataclass(frozen=True, slots=True)
 class StatusSnapshot:
     """Everything, taken at one moment. ``database_error`` is ``None`` while the database answers; ``problems`` are
-    lines an operator should read."""
+    lines an operator should read. ``refused_links``: connections that did not become links, by cause."""
 
     node: NodeStatus
     capture: CaptureStatus
@@ -182,6 +186,7 @@ class StatusSnapshot:
     database_error: str | None = None
 
     def unhealthy(self) -> list[str]:
+    refused_links: dict[str, int] = field(default_factory=dict)
         """Why the process should be restarted; empty when it is well."""
         return [
             f"loop {loop.name} is silent for {loop.silent_ms:.0f} ms, its bound is {loop.silent_ms_max:.0f} ms"

@@ -70,6 +70,7 @@ class NodeLinks:
         entry.sending = asyncio.create_task(self._send(entry, mine), name=f"ship to {link.peer_name}")
         entry.sending.add_done_callback(lambda done: self._shipped(link, done))
         link.send_ack(self._state.clock)
+        link.send_heartbeat(0, 0)  # the first half of the first look at the peer's clock
 
     async def _send(self, entry: _OpenLink, mine: int) -> None:
         await self.ready.wait()
@@ -121,7 +122,8 @@ class NodeLinks:
         await self._inbox.put(part, link.grant)
 
     def heartbeat(self, link: Link, heartbeat: Heartbeat) -> None:
-        """An empty interval of the peer."""
+        """An empty interval of the peer, and what its clock says."""
+        self._state.watch.observe(link.peer_name, link.state.clock_offset_ms, link.state.round_trip_ms)
         if heartbeat.hlc > heartbeat.from_hlc and heartbeat.hlc > self._state.clock.get(link.peer_id, 0):
             self._inbox.close_interval(link.peer_id, heartbeat.from_hlc, heartbeat.hlc)
 
@@ -152,6 +154,7 @@ class NodeLinks:
         entry = self._open.get(link.peer_id)
         if entry is not None and entry.link is link:
             self._give_up(link.peer_id)
+            self._state.watch.forget(link.peer_name)
 
     def _give_up(self, peer_id: int) -> None:
         """Stop sending on the link of a peer, if there is one, and forget what it left unfinished."""

@@ -12,6 +12,7 @@ import random
 import uuid
 from dataclasses import dataclass
 
+from sidecar.core.hlc import to_ms
 from sidecar.core.pgoutput import parse_lsn
 from sidecar.errors import Action, ConfigurationError, SidecarError, TransientError, action_for
 from sidecar.node.apply import Applier
@@ -64,7 +65,7 @@ class Node:
         )
         self._tail = Tail()
         self._links = NodeLinks(self.state, self._inbox, self._tail, uuid.uuid4().hex)
-        self._mesh = PeerMesh(settings, self._links, now_ms=self.state.now_ms)
+        self._mesh = PeerMesh(settings, self._links, now_ms=self.state.now_ms, known=lambda: self._links.names)
         self._pulse = Pulse()
         self._warned: set[str] = set()
         self._reader: JournalReader | None = None
@@ -237,6 +238,7 @@ class Node:
         state.context = dict(start.context)
         state.journal_end = start.end_hlc
         state.hlc.observe(max([start.hlc, start.to_hlc, *start.clock.values()]))
+        state.watch.start(to_ms(state.hlc.last), has_peers=bool(state.settings.peers))
         self.progress.restart(parse_lsn(start.lsn))
         self._tail.start(start.seq)
         self._links.backlog.start(start.seq, start.to_hlc)

@@ -14,6 +14,7 @@ from sidecar.core.catalog import TableSpec
 from sidecar.core.hlc import HybridClock
 from sidecar.core.status import Counters
 from sidecar.core.versions import VersionVector
+from sidecar.node.clock_watch import ClockWatch
 from sidecar.settings import Settings
 
 NUDGE_AFTER_S = 0.003
@@ -56,6 +57,7 @@ class NodeState:
         self.journal_bytes: int | None = None
         self.problems: dict[str, str] = {}
         self.log = structlog.get_logger("sidecar")
+        self.watch = ClockWatch(settings.timing, self.now_ms, self.problem)
         self.clock_moved = asyncio.Event()
         self.tables_changed = asyncio.Event()
         self.rewrites_due = asyncio.Event()

@@ -16,6 +16,7 @@ from sidecar.core.status import (
     StatusSnapshot,
     TableStatus,
 )
+from sidecar.node.clock_watch import CLOCK
 from sidecar.node.inbox import Inbox
 from sidecar.node.links import NodeLinks
 from sidecar.node.pulse import Pulse
@@ -53,7 +54,9 @@ class NodeStatusSource:
         state, counters = self._state, self._state.counters
         node = state.settings.node
         return StatusSnapshot(
-            node=NodeStatus(node.name, node.id, node.cluster, __version__, state.started_at),
+            node=NodeStatus(
+                node.name, node.id, node.cluster, __version__, state.started_at, certificate_until=self._until()
+            ),
             capture=CaptureStatus(
                 state=self._pulse.capture_state,
                 lag_bytes=self._lag_bytes(),
@@ -80,12 +83,17 @@ class NodeStatusSource:
                 for name, table in sorted(state.tables.items())
             ),
             loops=self._loops(),
-            problems=tuple(state.problems.values()),
+            problems=(*state.problems.values(), *self._mesh.problems()),
+            refused_links=self._mesh.refusals,
             journal_bytes=state.journal_bytes,
             database_error=self._pulse.database_error,
         )
 
     @property
+    def _until(self) -> float | None:
+        ends_ms = self._mesh.certificate_ends_ms
+        return None if ends_ms is None else ends_ms / 1000
+
     def _streaming(self) -> bool:
         return self._pulse.capture_state == "streaming"
 
@@ -128,6 +136,8 @@ class NodeStatusSource:
             hlc = self._state.clock.get(known, 0) if known is not None else 0
             held = self._held(known) if known is not None else None
             state = _PEER_STATES.get(peer.state, "down")
+            if held is None and self._state.watch.is_beyond(name):
+                held = self._state.problems.get(f"{CLOCK}{name}")
             out.append(
                 PeerStatus(
                     name=name,
@@ -143,6 +153,7 @@ class NodeStatusSource:
                     round_trip_ms=peer.round_trip_ms,
                     clock_offset_ms=peer.clock_offset_ms,
                     waiting=None if known is None else self._state.waiting.get(known),
+                    clock_alarm=f"{CLOCK}{name}" in self._state.problems,
                 )
             )
         return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from sidecar.core.hlc import to_ms
 
 from sidecar.node.links import NodeLinks
 from sidecar.node.state import CaptureProgress, NodeState
@@ -26,12 +27,17 @@ async def heartbeat_loop(
     state: NodeState, progress: CaptureProgress, writer: JournalWriter, reader: JournalReader, links: NodeLinks
 ) -> None:
     """Close this node's past and tell the peers. The hlc is taken with a position of the log and closed once capture
-    has passed it: whatever is captured later was committed later and gets a higher hlc (invariant 7)."""
+    has passed it: whatever is captured later was committed later and gets a higher hlc (invariant 7). While the clock
+    is not believed no hlc is taken, and the heartbeats tell the time only."""
     interval_s = state.settings.timing.heartbeat_ms / 1000
     while True:
         await asyncio.sleep(interval_s)
         hlc = state.hlc.issue(state.now_ms())
         lsn = await reader.log_end()
+        state.watch.check(to_ms(state.hlc.last))
+        if state.watch.held:
+            links.beat()
+            continue
         progress.saw_log_end(lsn, asyncio.get_running_loop().time())
         if await progress.captured(lsn, CLOSE_WAIT_S):
             async with state.writer_lock:
