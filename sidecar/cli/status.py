@@ -13,7 +13,7 @@ from rich.console import Console
 from sidecar.cli import console
 from sidecar.cli.reports import reports
 from sidecar.core.addresses import split_address
-from sidecar.core.status import StatusSnapshot, TableStatus
+from sidecar.core.status import MergeStatus, StatusSnapshot, TableStatus
 from sidecar.settings import Settings
 
 ANSWER_SECONDS_MAX = 3.0
@@ -106,6 +106,11 @@ async def _from_database(settings: Settings, reason: str, *, json: bool) -> bool
     return running
 
 
+def _conflicts(merge: MergeStatus) -> str:
+    rate = "" if merge.conflict_rate is None else f" ({merge.conflict_rate:.2%} of merged row changes)"
+    return f"{merge.conflicts}{rate}"
+
+
 def _print_snapshot(out: Console, snapshot: StatusSnapshot) -> None:
     node, capture, merge = snapshot.node, snapshot.capture, snapshot.merge
     retries = ", ".join(f"{cause} {count}" for cause, count in sorted(merge.retries.items()))
@@ -117,15 +122,15 @@ def _print_snapshot(out: Console, snapshot: StatusSnapshot) -> None:
         ("captured", f"{capture.transactions} transactions in {capture.change_sets} change sets"),
         ("merged", f"{merge.rows} rows in {merge.change_sets} change sets, {merge.waiting_change_sets} waiting"),
         ("held", merge.held),
-        ("conflicts", merge.conflicts),
+        ("conflicts", _conflicts(merge)),
         ("quarantined rows", merge.quarantined_rows),
         ("retries", retries or None),
+        ("refused links", ", ".join(f"{c} {count}" for c, count in sorted(snapshot.refused_links.items())) or None),
         ("journal", console.size(snapshot.journal_bytes)),
     ]
     out.print(console.table("Node", ("what", "value"), facts))
     peers = [
         (
-        ("refused links", ", ".join(f"{c} {count}" for c, count in sorted(snapshot.refused_links.items())) or None),
             peer.name,
             peer.id,
             peer.state,

@@ -136,11 +136,13 @@ class PeerStatus:
 
 @dataclass(frozen=True, slots=True)
 class MergeStatus:
-    """The apply loop. ``waiting_change_sets``: received, not merged yet. ``held``: why merging waits for somebody."""
+    """The apply loop. ``waiting_change_sets``: received, not merged yet. ``held``: why merging waits for somebody.
+    ``conflict_rate``: conflicts per merged row change, ``None`` before the first."""
 
     rows: int = 0
     change_sets: int = 0
     conflicts: int = 0
+    conflict_rate: float | None = None
     quarantined_rows: int = 0
     retries: dict[str, int] = field(default_factory=dict)
     waiting_change_sets: int = 0
@@ -184,9 +186,9 @@ class StatusSnapshot:
     problems: tuple[str, ...] = ()
     journal_bytes: int | None = None
     database_error: str | None = None
+    refused_links: dict[str, int] = field(default_factory=dict)
 
     def unhealthy(self) -> list[str]:
-    refused_links: dict[str, int] = field(default_factory=dict)
         """Why the process should be restarted; empty when it is well."""
         return [
             f"loop {loop.name} is silent for {loop.silent_ms:.0f} ms, its bound is {loop.silent_ms_max:.0f} ms"

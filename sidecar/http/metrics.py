@@ -86,23 +86,24 @@ METRICS: tuple[_Single | _PerPeer, ...] = (
     ),
     _Single("sidecar_merge_held", "1 while merging waits for an operator.", lambda s: s.merge.held is not None),
     _Single("sidecar_conflicts_total", "Concurrent writes of one column.", lambda s: s.merge.conflicts),
+    _Single("sidecar_conflict_ratio", "Conflicts per merged row change.", lambda s: s.merge.conflict_rate),
     _Single("sidecar_quarantined_rows_total", "Rows that could never apply.", lambda s: s.merge.quarantined_rows),
     _Single("sidecar_database_reachable", "1 while the database answers.", lambda s: s.database_error is None),
     _Single("sidecar_problems", "Problems an operator should read in /status.", lambda s: len(s.problems)),
     _Single("sidecar_start_time_seconds", "Unix time of the process start.", lambda s: s.node.started_at),
-    _PerPeer("sidecar_peer_connected", "1 while a link with the peer is up.", lambda p: p.state == "connected"),
     _Single(
         "sidecar_certificate_until_seconds",
         "Unix time at which this node's certificate ends.",
         lambda s: s.node.certificate_until,
     ),
+    _PerPeer("sidecar_peer_connected", "1 while a link with the peer is up.", lambda p: p.state == "connected"),
     _PerPeer("sidecar_peer_lag_seconds", "Age of the peer's newest state merged here.", lambda p: _seconds(p.lag_ms)),
     _PerPeer("sidecar_peer_round_trip_seconds", "Round trip on the link.", lambda p: _seconds(p.round_trip_ms)),
     _PerPeer(
         "sidecar_clock_offset_seconds", "The peer's wall clock minus ours.", lambda p: _seconds(p.clock_offset_ms)
     ),
-    _PerPeer(
     _PerPeer("sidecar_clock_alarm", "1 while that is above timing.clock_alarm_ms.", lambda p: p.clock_alarm),
+    _PerPeer(
         "sidecar_peer_unacknowledged_change_sets",
         "Journal rows the peer has not made durable.",
         lambda p: p.unacknowledged_change_sets,
@@ -135,13 +136,13 @@ class StatusCollector(Collector):
         for cause, count in sorted(snapshot.merge.retries.items()):
             retries.add_metric((cause,), count)
         yield retries
-        yield _histogram("sidecar_merge_duration_seconds", "Time of one merge transaction.", snapshot.merge.duration)
         refused = CounterMetricFamily(
             "sidecar_refused_links_total", "Connections that did not become links, by cause.", labels=("cause",)
         )
         for cause, count in sorted(snapshot.refused_links.items()):
             refused.add_metric((cause,), count)
         yield refused
+        yield _histogram("sidecar_merge_duration_seconds", "Time of one merge transaction.", snapshot.merge.duration)
         build = GaugeMetricFamily("sidecar_build_info", "Always 1.", labels=("version", "node", "cluster"))
         build.add_metric((snapshot.node.version, snapshot.node.name, snapshot.node.cluster), 1)
         yield build

@@ -57,6 +57,7 @@ class Intake:
         self._plans: dict[bytes, RelationPlan | None] = {}  # by relation oid, as it stands in the messages
         self._relations: dict[int, Relation] = {}
         self._begin: Begin | None = None
+        self._latest_ms = 0
         self._skip = False
         self._commit_lsn = resume_lsn
         self._committed = b""  # the last commit, until its position is wanted
@@ -149,13 +150,20 @@ class Intake:
         state = self._state
         self._begin = None
         self.open = True
-        self.committed_ms = committed_ms = min(
-            unix_ms(begin.commit_us) + state.clock_skew_ms, state.watch.latest_ms()
+        self.committed_ms = committed_ms = self._believed(
+            unix_ms(begin.commit_us) + state.clock_skew_ms
         )
         if state.pending_since_ms is None:
             state.pending_since_ms = committed_ms
         self.hlc = state.hlc.issue(committed_ms)
         self.held.begin(begin.xid, self.hlc)
+
+    def _believed(self, committed_ms: int) -> int:
+        """When a transaction was committed: by the server's clock, but not later than now by this node's. Otherwise a
+        wrong clock of the server would make versions that no peer can doubt in time."""
+        if committed_ms > self._latest_ms:
+            self._latest_ms = self._state.watch.latest_ms()
+        return min(committed_ms, self._latest_ms)
 
     async def _other(self, raw: bytes) -> None:
         message = decode(raw, XLOG_HEADER_BYTES)

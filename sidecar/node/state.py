@@ -169,7 +169,8 @@ class CaptureProgress:
         self._waiters.append(entry)
         asking = asyncio.create_task(self._ask(lsn))
         try:
-            return await asyncio.wait_for(waiter, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await waiter
         except TimeoutError:
             return False
         finally:

@@ -71,6 +71,7 @@ class NodeStatusSource:
                 rows=counters.merged_rows,
                 change_sets=counters.merged_change_sets,
                 conflicts=counters.conflicts,
+                conflict_rate=counters.conflicts / counters.merged_rows if counters.merged_rows else None,
                 quarantined_rows=counters.quarantined_rows,
                 retries=dict(counters.retries),
                 waiting_change_sets=len(self._inbox),
@@ -89,11 +90,11 @@ class NodeStatusSource:
             database_error=self._pulse.database_error,
         )
 
-    @property
     def _until(self) -> float | None:
         ends_ms = self._mesh.certificate_ends_ms
         return None if ends_ms is None else ends_ms / 1000
 
+    @property
     def _streaming(self) -> bool:
         return self._pulse.capture_state == "streaming"
 
@@ -135,9 +136,9 @@ class NodeStatusSource:
             known = peer.peer_id if peer.peer_id is not None else stored.get(name)
             hlc = self._state.clock.get(known, 0) if known is not None else 0
             held = self._held(known) if known is not None else None
-            state = _PEER_STATES.get(peer.state, "down")
             if held is None and self._state.watch.is_beyond(name):
                 held = self._state.problems.get(f"{CLOCK}{name}")
+            state = _PEER_STATES.get(peer.state, "down")
             out.append(
                 PeerStatus(
                     name=name,
@@ -152,8 +153,8 @@ class NodeStatusSource:
                     change_sets_out=peer.change_sets_out,
                     round_trip_ms=peer.round_trip_ms,
                     clock_offset_ms=peer.clock_offset_ms,
-                    waiting=None if known is None else self._state.waiting.get(known),
                     clock_alarm=f"{CLOCK}{name}" in self._state.problems,
+                    waiting=None if known is None else self._state.waiting.get(known),
                 )
             )
         return out

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable
-from sidecar.core.hlc import to_ms
+from collections.abc import Awaitable, Callable, Sequence
 
+from sidecar.core.hlc import to_ms
 from sidecar.node.links import NodeLinks
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.peers.mesh import PeerMesh
@@ -18,6 +17,9 @@ CLOSE_WAIT_S = 5.0
 
 PEERS_STORED_S = 1.0
 """How often the state of the links is written for crdt.nodes and crdt.lag."""
+
+CANCEL_AGAIN_S = 1.0
+"""A loop that has not ended so long after it was cancelled is cancelled again."""
 
 TRIM_S = 10.0
 """How often acknowledged journal partitions and old conflict records are dropped."""
@@ -32,12 +34,12 @@ async def heartbeat_loop(
     interval_s = state.settings.timing.heartbeat_ms / 1000
     while True:
         await asyncio.sleep(interval_s)
-        hlc = state.hlc.issue(state.now_ms())
-        lsn = await reader.log_end()
         state.watch.check(to_ms(state.hlc.last))
         if state.watch.held:
             links.beat()
             continue
+        hlc = state.hlc.issue(state.now_ms())
+        lsn = await reader.log_end()
         progress.saw_log_end(lsn, asyncio.get_running_loop().time())
         if await progress.captured(lsn, CLOSE_WAIT_S):
             async with state.writer_lock:
@@ -96,14 +98,29 @@ async def _trim(state: NodeState, reader: JournalReader, links: NodeLinks) -> No
 
 
 async def supervise(*loops: Awaitable[None]) -> None:
-    """Run loops until one ends; its error is raised and the others are cancelled."""
+    """Run loops until one ends; its error is raised, and the others are cancelled and have ended when this returns."""
     tasks = [asyncio.ensure_future(loop) for loop in loops]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
-        for task in tasks:
+        await _end(tasks)
+
+
+async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:
+    """Cancel tasks until they have ended. A cancellation can be overheard (libraries that use ``wait_for`` under Python
+    3.11), and one that comes from outside meanwhile waits: what the tasks use is closed after this."""
+    stopped: asyncio.CancelledError | None = None
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        except asyncio.CancelledError as error:
+            stopped = error
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # looked at: only the first to end tells its error
+    if stopped is not None:
+        raise stopped
