@@ -99,13 +99,15 @@ class Replica:
         before = self.uncaptured.pop() if same_transaction and self.uncaptured else None
         hlc = before.hlc if before else self.clock.issue(ms)
         done = before.operations if before else ()
-        change, told = None, {}
+        told = {}
         if kind == "insert":
             change = self.column.insert(held, value, hlc, self.node)
             told = self.column.operation(None, value)
         elif kind == "update":
-            change = self.column.update(self.table, value, hlc, self.node)
+            change = self.column.update(held, self.table, value, hlc, self.node)
             told = self.column.operation(self.table, value)
+        else:
+            change = self.column.delete(held)
         operation = Operation(self.node, hlc, kind, TABLE, KEY, seen=dict(self.seen), order=len(done), **told)  # type: ignore[arg-type]
         self.operations[operation.stamp] = operation
         self.table = value

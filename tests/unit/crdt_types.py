@@ -14,6 +14,7 @@ from typing import Any
 from sidecar.core.crdt import (
     aw_set,
     dots,
+    g_counter,
     g_set,
     lww_map,
     lww_register,
@@ -23,6 +24,7 @@ from sidecar.core.crdt import (
     min_register,
     mv_register,
     or_set,
+    pn_counter,
     row_add_wins,
     row_liveness,
     row_remove_wins,
@@ -35,15 +37,15 @@ from tests.oracle import Column, ElementWrite, set_write
 @dataclass(frozen=True)
 class ColumnType:
     """A type with its states and changes, which only its own functions look into. ``values`` are what applications
-    write; ``insert(state, new, hlc, node)`` and ``update(old, new, hlc, node)`` make changes; ``then`` makes one change
-    of two; ``operation(old, new)`` is how the oracle is told."""
+    write; ``insert(state, new, hlc, node)``, ``update(state, old, new, hlc, node)`` and ``delete(state)`` make changes;
+    ``then`` makes one change of two; ``operation(old, new)`` is how the oracle is told."""
 
     column: Column
     values: Sequence[Any]
     empty: Any
     genesis: Callable[[Any], Any]
     insert: Callable[[Any, Any, int, int], Any]
-    update: Callable[[Any, Any, int, int], Any]
+    update: Callable[[Any, Any, Any, int, int], Any]
     apply: Callable[[Any, Any, Mapping[int, int]], Any]
     then: Callable[[Any, Any], Any]
     merge: Callable[[Any, Any], Any]
@@ -51,6 +53,7 @@ class ColumnType:
     operation: Callable[[Any, Any], dict[str, Any]]
     kept: Callable[[Any], list[str | None]] | None = None
     """The values of all siblings, where the type keeps them."""
+    delete: Callable[[Any], Any] = lambda _state: None
 
 
 def _assigned(_old: Any, new: Any) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def _siblings(column: Column, values: Sequence[str | None], shown: Callable[[Any
         siblings.Siblings(),
         siblings.genesis,
         insert=lambda _state, new, hlc, node: siblings.Write(hlc, node, new),
-        update=lambda _old, new, hlc, node: siblings.Write(hlc, node, new),
+        update=lambda _state, _old, new, hlc, node: siblings.Write(hlc, node, new),
         apply=siblings.apply,
         then=lambda _first, second: second,
         merge=siblings.merge,
@@ -91,7 +94,7 @@ def _dot_set(module: Any, type_name: str, elements: Sequence[str], *, numbers: b
         dots.DotSet(),
         dots.genesis,
         insert=lambda _state, new, hlc, node: module.insert(new, hlc=hlc, node=node),
-        update=lambda old, new, hlc, node: module.update(old, new, hlc=hlc, node=node),
+        update=lambda _state, old, new, hlc, node: module.update(old, new, hlc=hlc, node=node),
         apply=dots.apply,
         then=dots.then,
         merge=dots.merge,
@@ -107,7 +110,7 @@ def _lww_register() -> ColumnType:
         lww_register.EMPTY,
         lww_register.LwwRegister,
         insert=lambda _state, new, hlc, node: lww_register.LwwRegister(new, hlc, node),
-        update=lambda _old, new, hlc, node: lww_register.LwwRegister(new, hlc, node),
+        update=lambda _state, _old, new, hlc, node: lww_register.LwwRegister(new, hlc, node),
         apply=lambda state, change, _context: lww_register.merge(state, change),
         then=lambda _first, second: second,
         merge=lww_register.merge,
@@ -123,13 +126,35 @@ def _lww_set() -> ColumnType:
         stamps.Stamps(),
         lww_set.genesis,
         insert=lambda state, new, hlc, node: lww_set.insert(state, new, hlc=hlc, node=node),
-        update=lambda old, new, hlc, node: lww_set.update(old, new, hlc=hlc, node=node),
+        update=lambda _state, old, new, hlc, node: lww_set.update(old, new, hlc=hlc, node=node),
         apply=lambda state, change, _context: stamps.apply(state, change),
         then=stamps.then,
         merge=stamps.merge,
         shown=lambda state: lww_set.value(state, numbers=True),
         operation=_elements,
     )
+
+
+def _counter(module: Any, empty: Any, type_name: str, values: Sequence[str]) -> ColumnType:
+    """A counter's changes are whole states. NULL is left to the cases of :mod:`tests.merge_vectors`."""
+    return ColumnType(
+        Column(module.__name__.rpartition(".")[2], type_name),
+        values,
+        empty,
+        lambda number: module.genesis(_decimal(number)),
+        insert=lambda state, new, _hlc, node: module.insert(state, _decimal(new), node=node),
+        update=lambda state, old, new, _hlc, node: module.increment(state, _decimal(new) - _decimal(old), node=node),
+        apply=lambda state, change, _context: module.merge(state, change),
+        then=lambda _first, second: second,
+        merge=module.merge,
+        shown=lambda state: str(pn_counter.clamp(module.value(state), type_name)),
+        operation=lambda old, new: {"deltas": {"v": _decimal(new) - _decimal(old)}},
+        delete=module.delete,
+    )
+
+
+def _decimal(text: str | None) -> Decimal:
+    return Decimal(text or 0)
 
 
 def _maps() -> list[dict[str, str] | None]:
@@ -144,7 +169,7 @@ def _lww_map() -> ColumnType:
         stamps.Stamps(),
         lww_map.genesis,
         insert=lambda state, new, hlc, node: lww_map.insert(state, new, hlc=hlc, node=node),
-        update=lambda old, new, hlc, node: lww_map.update(old, new, hlc=hlc, node=node),
+        update=lambda _state, old, new, hlc, node: lww_map.update(old, new, hlc=hlc, node=node),
         apply=lambda state, change, _context: stamps.apply(state, change),
         then=stamps.then,
         merge=stamps.merge,
@@ -165,6 +190,10 @@ _MERGED = Column("merge", "text", joined)
 
 COLUMN_TYPES: Mapping[str, ColumnType] = {
     "lww_register": _lww_register(),
+    "pn_counter": _counter(
+        pn_counter, pn_counter.PnCounter(), "smallint", ("0", "5", "-3", "20000", "32767", "-32768")
+    ),
+    "g_counter": _counter(g_counter, g_counter.GCounter(), "bigint", ("0", "5", "-3", "7", "100", "90")),
     "mv_register": _siblings(Column("mv_register"), _TEXTS, mv_register.value),
     "max_register": _siblings(
         Column("max_register", "numeric"),
