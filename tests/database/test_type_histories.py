@@ -5,23 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 import pytest
+from type_algebra import KINDS, Kind
 
-from sidecar.core.crdt import aw_set, g_set, lww_map, lww_set, mv_register, or_set
-from sidecar.core.crdt.dots import DotSet, SetChange
-from sidecar.core.crdt.siblings import Siblings, Write
-from sidecar.core.crdt.stamps import StampChange, Stamps
 from sidecar.postgres.migrations import read_migrations
 
 NODES = (1, 2, 3)
 HISTORIES = 25
 STEPS = 30
-ELEMENTS = ('"', "10", "9", "a b", "é", "A", "b")
 
 
 @pytest.fixture(scope="module")
@@ -36,131 +32,6 @@ def sql(postgres_server) -> Iterator[psycopg.Connection[Any]]:  # type: ignore[n
 
 def clock_array(clock: Mapping[int, int]) -> list[int]:
     return [clock.get(node, 0) for node in NODES]
-
-
-@dataclass
-class Kind:
-    """One type: its algebra, how its states and changes look as JSON, and the SQL that merges them."""
-
-    empty: Any
-    write: Callable[[Any, random.Random, int, int], Any]
-    apply: Callable[[Any, Any, Mapping[int, int]], Any]
-    merge: Callable[[Any, Any], Any]
-    as_state: Callable[[Any], Any]
-    as_change: Callable[[Any], Any]
-    sql_apply: str
-    sql_merge: str
-    shown: Callable[[Any], Any]
-    sql_shown: str
-
-
-def dots_json(state: DotSet) -> Any:
-    return {element: {str(n): h for n, h in live.items()} for element, live in state.dots.items()}
-
-
-def dots_change(change: SetChange) -> Any:
-    out: dict[str, Any] = {"add": dict(change.add), "del": dict(change.remove), "null": change.null}
-    return out | ({"full": change.hlc} if change.full else {})
-
-
-def stamps_json(state: Stamps, *, is_map: bool) -> Any:
-    if not is_map:
-        return {e: [x.hlc, x.node, x.present] for e, x in state.entries.items()}
-    return {
-        e: [x.hlc, x.node, json.loads(str(x.value))] if x.present else [x.hlc, x.node] for e, x in state.entries.items()
-    }
-
-
-def stamps_change(change: StampChange, *, is_map: bool) -> Any:
-    add = {e: [h, json.loads(str(v))] if is_map else h for e, (h, v) in change.add.items()}
-    return {"add": add, "del": dict(change.remove), "null": change.null}
-
-
-def some(rng: random.Random) -> list[str]:
-    return rng.sample(ELEMENTS, rng.randint(0, 4))
-
-
-def set_write(module: Any) -> Callable[[Any, random.Random, int, int], Any]:
-    def write(state: Any, rng: random.Random, hlc: int, node: int) -> Any:
-        if rng.random() < 0.15:
-            insert = [state] if module is lww_set else []
-            return module.insert(*insert, some(rng), hlc=hlc, node=node)
-        return module.update(module.value(state), some(rng), hlc=hlc, node=node)
-
-    return write
-
-
-def map_write(state: Any, rng: random.Random, hlc: int, node: int) -> Any:
-    new = {key: rng.choice(["1", "null", '{"q": 2}']) for key in some(rng)}
-    if rng.random() < 0.15:
-        return lww_map.insert(state, new, hlc=hlc, node=node)
-    return lww_map.update(lww_map.value(state), new, hlc=hlc, node=node)
-
-
-def dot_kind(module: Any) -> Kind:
-    return Kind(
-        empty=module.genesis(["a b", "9"]),
-        write=set_write(module),
-        apply=module.apply,
-        merge=module.merge,
-        as_state=dots_json,
-        as_change=dots_change,
-        sql_apply="crdt_state.dots_merge(%(state)s, %(change)s, %(origin)s, %(context)s::int8[])",
-        sql_merge="crdt_state.dots_join(%(a)s, %(a_clock)s::int8[], %(b)s, %(b_clock)s::int8[])",
-        shown=lambda state: list(module.value(state, numbers=True) or ()),
-        sql_shown="crdt_state.dots_elements(%(state)s, true)",
-    )
-
-
-def stamp_kind(module: Any, genesis: Any, write: Any, *, is_map: bool) -> Kind:
-    def shown(state: Any) -> Any:
-        value = module.value(state)
-        return {k: json.loads(v) for k, v in (value or {}).items()} if is_map else list(value or ())
-
-    return Kind(
-        empty=genesis,
-        write=write,
-        apply=lambda state, change, _context: module.apply(state, change),
-        merge=module.merge,
-        as_state=lambda state: stamps_json(state, is_map=is_map),
-        as_change=lambda change: stamps_change(change, is_map=is_map),
-        sql_apply=f"crdt_state.stamps_merge(%(state)s, %(change)s, %(origin)s, {'true' if is_map else 'false'})",
-        sql_merge="crdt_state.stamps_join(%(a)s, %(b)s)",
-        shown=shown,
-        sql_shown=f"crdt_state.{'map_value(%(state)s)' if is_map else 'stamps_elements(%(state)s, false)'}",
-    )
-
-
-def siblings_json(state: Siblings) -> Any:
-    return [[w.node, w.hlc, w.value] for w in mv_register.latest_first(state)]
-
-
-SIBLING_APPLY = """coalesce(
-    crdt_state.siblings_merge(
-        CASE WHEN jsonb_array_length(%(state)s::jsonb) > 1 THEN %(state)s::jsonb END,
-        (%(state)s::jsonb -> 0 -> 0)::int8, (%(state)s::jsonb -> 0 -> 1)::int8, %(state)s::jsonb -> 0 ->> 2,
-        %(origin)s, %(context)s::int8[], (%(change)s::jsonb -> 1)::int8, %(change)s::jsonb ->> 2),
-    jsonb_build_array(%(change)s::jsonb))"""
-
-KINDS = {
-    "g_set": dot_kind(g_set),
-    "or_set": dot_kind(or_set),
-    "aw_set": dot_kind(aw_set),
-    "lww_set": stamp_kind(lww_set, lww_set.genesis(["9", "b"]), set_write(lww_set), is_map=False),
-    "lww_map": stamp_kind(lww_map, lww_map.genesis({"9": "1"}), map_write, is_map=True),
-    "mv_register": Kind(
-        empty=mv_register.genesis("g"),
-        write=lambda _state, rng, hlc, node: Write(hlc, node, rng.choice([None, "x", 'y"'])),
-        apply=mv_register.apply,
-        merge=mv_register.merge,
-        as_state=siblings_json,
-        as_change=lambda write: [write.node, write.hlc, write.value],
-        sql_apply=SIBLING_APPLY,
-        sql_merge="crdt_state.siblings_join(%(a)s, %(a_clock)s::int8[], %(b)s, %(b_clock)s::int8[])",
-        shown=mv_register.value,
-        sql_shown="%(state)s::jsonb -> 0 ->> 2",
-    ),
-}
 
 
 @dataclass
