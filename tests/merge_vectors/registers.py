@@ -144,6 +144,15 @@ MAX = (
         type_name="timestamp",
     ),
     _max("the next write decides", 3, 1, derived(MV_REGISTER), b=[update(7)], c=[update(5)], after=[update(1)]),
+    _max(
+        "of equal numbers the later image",
+        "0",
+        "1.00",
+        derived(RIAK_MAXREG),
+        b=[update("1.0")],
+        c=[update("1.00")],
+        type_name="numeric",
+    ),
     _max("inserted twice", ABSENT, 7, RIAK_MAXREG, b=[insert(7)], c=[insert(5)]),
 )
 
