@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 from hand_merge import HandNode, Row, Write, hand_node, table
-from type_algebra import KINDS, Sent, causal_orders, is_due, is_next, random_history
+from type_algebra import KINDS, Sent, causal_orders, random_batches, random_history
 
 SPEC = table(
     ("tags", "text[]", "or_set"),
@@ -165,22 +165,6 @@ async def test_random_histories_equal_the_algebra(postgres_server, name: str) ->
                 assert shown == (None if final.null and not expected else expected)
                 states.append(await node.state())
             assert states[0] == states[1]
-
-
-def random_batches(sent: list[Sent], rng: random.Random) -> list[list[Sent]]:
-    """A causal order, cut into transactions."""
-    clock: dict[int, int] = {}
-    batches: list[list[Sent]] = []
-    left = list(sent)
-    while left:
-        one = rng.choice([s for s in left if is_due(s, 0, clock) and is_next(s, left, clock)])
-        left.remove(one)
-        clock[one.origin] = one.hlc
-        if batches and rng.random() < 0.4:
-            batches[-1].append(one)
-        else:
-            batches.append([one])
-    return batches
 
 
 DELETE = Row(1, 20, op="D")

@@ -211,3 +211,19 @@ def causal_orders(sent: list[Sent]) -> list[list[Sent]]:
         return out
 
     return extend([], {})
+
+
+def random_batches(sent: list[Sent], rng: random.Random) -> list[list[Sent]]:
+    """A causal order, cut into transactions."""
+    clock: dict[int, int] = {}
+    batches: list[list[Sent]] = []
+    left = list(sent)
+    while left:
+        one = rng.choice([s for s in left if is_due(s, 0, clock) and is_next(s, left, clock)])
+        left.remove(one)
+        clock[one.origin] = one.hlc
+        if batches and rng.random() < 0.4:
+            batches[-1].append(one)
+        else:
+            batches.append([one])
+    return batches

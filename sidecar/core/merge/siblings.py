@@ -95,7 +95,8 @@ def state_values(column: ColumnSpec) -> dict[str, str]:
 
 def conflict_rows(column: ColumnSpec) -> list[str]:
     """Queries of what is recorded, for :mod:`.column_conflicts`: the incoming write against each sibling that it had
-    not seen. ``max_register`` and ``min_register``: the value that would be shown of the two wins."""
+    not seen. ``max_register`` and ``min_register``: the value that would be shown of the two wins. A function that
+    failed: what is shown against the latest of the other values."""
     n = column.attnum
     here = "(w.value -> 0)::int8, (w.value -> 1)::int8, w.value ->> 2"
     newer = f"(p.h_{n}, p.origin) > ((w.value -> 1)::int8, (w.value -> 0)::int8)"
@@ -110,12 +111,12 @@ def conflict_rows(column: ColumnSpec) -> list[str]:
         f" FROM jsonb_array_elements(p.nsib_{n}) AS w WHERE p.a_{n} AND (w.value -> 0)::int8 <> p.origin"
     ]
     if column.crdt == "merge":
-        first, second = (
-            f"(p.nsib_{n} -> {i} -> 0)::int8, (p.nsib_{n} -> {i} -> 1)::int8, p.nsib_{n} -> {i} ->> 2" for i in (0, 1)
-        )
+        highest = f"(p.nsib_{n} -> 0 -> 0)::int8, (p.nsib_{n} -> 0 -> 1)::int8, p.nsib_{n} -> 0 ->> 2"
         rows.append(
-            f"SELECT {head}, 'merge_failed', p.fd_{n}[2], true, {first}, {second}"
-            f" WHERE p.a_{n} AND p.fd_{n}[2] IS NOT NULL"
+            f"(SELECT {head}, 'merge_failed', p.fd_{n}[2], true, {highest}, {here}"
+            f" FROM jsonb_array_elements(p.nsib_{n}) WITH ORDINALITY AS w(value, place)"
+            f" WHERE p.a_{n} AND p.fd_{n}[2] IS NOT NULL AND w.value ->> 2 IS DISTINCT FROM p.nsib_{n} -> 0 ->> 2"
+            " ORDER BY w.place LIMIT 1)"
         )
     return rows
 
