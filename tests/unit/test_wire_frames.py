@@ -67,6 +67,32 @@ def test_a_frame_before_a_damaged_one_is_not_lost_and_the_error_is_final() -> No
         list(reader.feed(encode_frame(1, b"good")))
 
 
+@pytest.mark.parametrize("bit", [0x01, 0x10, 0x80])
+def test_a_damaged_header_of_a_numbered_frame_is_found_before_the_payload_comes(bit: int) -> None:
+    """A reader that believed a damaged length would wait for bytes that nobody sends."""
+    for position in range(HEADER_BYTES - 4):
+        reader = FrameReader(1 << 30)
+        reader.numbered = True
+        damaged = bytearray(encode_frame(1, b"payload", 0)[: HEADER_BYTES - 4])
+        damaged[position] ^= bit
+        with pytest.raises(FrameError):
+            list(reader.feed(bytes(damaged)))
+
+
+@given(frames, st.integers(0, 50), st.integers(0, 50))
+def test_numbered_frames_are_taken_in_their_order_only(contents: list[tuple[int, bytes]], a: int, b: int) -> None:
+    sent = [encode_frame(code, payload, number) for number, (code, payload) in enumerate(contents)]
+    reader = FrameReader(LIMIT)
+    reader.numbered = True
+    assert list(reader.feed(b"".join(sent))) == [Frame(code, payload) for code, payload in contents]
+    if a < len(sent) and b < len(sent) and a != b:
+        sent[a], sent[b] = sent[b], sent[a]
+        reader = FrameReader(LIMIT)
+        reader.numbered = True
+        with pytest.raises(FrameError, match="checksum"):
+            list(reader.feed(b"".join(sent)))
+
+
 @pytest.mark.parametrize("garbage", [b"G", b"GET / HTTP/1.1\r\n", b"\x16\x03\x01", b"\x00", b"\xff\xff", b"SSH-2.0"])
 def test_garbage_is_known_by_its_first_byte(garbage: bytes) -> None:
     with pytest.raises(FrameError, match="not a sidecar peer"):
