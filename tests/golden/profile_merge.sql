@@ -76,11 +76,11 @@ WITH g AS (
       array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin
     FROM p
 ), del AS (
-    DELETE FROM "public"."profile" AS t USING p WHERE p.act IN ('D', 'X') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT clean AND planned_del > 0 FROM go) RETURNING 1
+    DELETE FROM "public"."profile" AS t USING (SELECT p.t_ctid, p.t_xmin FROM p WHERE p.act IN ('D', 'X') AND (SELECT clean AND planned_del > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
 ), upd AS (
     UPDATE "public"."profile" AS t SET "name" = CASE WHEN p.win_2 THEN p.val_2 ELSE t."name" END,
       "born" = CASE WHEN p.win_3 THEN p.val_3 ELSE t."born" END
-    FROM p WHERE p.act IN ('U') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT clean AND planned_upd > 0 FROM go) RETURNING 1
+    FROM (SELECT p.win_2, p.win_3, p.t_ctid, p.t_xmin, p.val_2, p.val_3 FROM p WHERE p.act IN ('U') AND (SELECT clean AND planned_upd > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
 ), ins AS (
     INSERT INTO "public"."profile" ("id", "name", "born") OVERRIDING SYSTEM VALUE
     SELECT p.k_1,
@@ -102,7 +102,7 @@ WITH g AS (
       n_3 = CASE WHEN p.win_3 THEN CASE WHEN NOT (p.h_3 = p.rv_hlc AND p.origin = p.rv_node) THEN p.origin::int2 END ELSE CASE WHEN p.rv_hlc = s.row_hlc AND p.rv_node = s.row_node THEN s.n_3 WHEN NOT (coalesce(s.h_3, s.row_hlc) = p.rv_hlc AND coalesce(s.n_3, s.row_node) = p.rv_node) THEN coalesce(s.n_3, s.row_node) END END,
       h_3 = CASE WHEN p.win_3 THEN CASE WHEN NOT (p.h_3 = p.rv_hlc AND p.origin = p.rv_node) THEN p.h_3 END ELSE CASE WHEN p.rv_hlc = s.row_hlc AND p.rv_node = s.row_node THEN s.h_3 WHEN NOT (coalesce(s.h_3, s.row_hlc) = p.rv_hlc AND coalesce(s.n_3, s.row_node) = p.rv_node) THEN coalesce(s.h_3, s.row_hlc) END END,
       v_3 = CASE WHEN p.win_3 THEN CASE WHEN coalesce(s.n_3, s.row_node) <> p.origin AND coalesce(s.h_3, s.row_hlc) > 0 THEN crdt_state.vector_add(s.v_3, coalesce(s.n_3, s.row_node), coalesce(s.h_3, s.row_hlc), p.origin) ELSE s.v_3 END WHEN p.a_3 THEN crdt_state.vector_add(s.v_3, p.origin, p.h_3, coalesce(s.n_3, s.row_node)) ELSE s.v_3 END
-    FROM p WHERE s.ctid = p.s_ctid AND (SELECT clean AND known > 0 FROM go)
+    FROM (SELECT p.act, p.present, p.alive, p.a_2, p.win_2, p.a_3, p.win_3, p.origin, p.live_hlc, p.live_node, p.rv_hlc, p.rv_node, p.s_ctid, p.t_xmin, p.h_2, p.h_3, p.dead_hlc, p.dead_node, p.new_image FROM p WHERE p.s_ctid IS NOT NULL AND (SELECT clean AND known > 0 FROM go) OFFSET 0) AS p WHERE s.ctid = p.s_ctid
 ), st_ins AS (
     INSERT INTO crdt_state.row_1 (k_1, live_node, live_hlc, row_xmin, image, dead_node, dead_hlc, row_hlc, row_node, n_2, h_2, n_3, h_3)
     SELECT p.k_1,

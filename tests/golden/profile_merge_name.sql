@@ -67,10 +67,10 @@ WITH g AS (
       array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin
     FROM p
 ), del AS (
-    DELETE FROM "public"."profile" AS t USING p WHERE p.act IN ('D', 'X') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT clean AND planned_del > 0 FROM go) RETURNING 1
+    DELETE FROM "public"."profile" AS t USING (SELECT p.t_ctid, p.t_xmin FROM p WHERE p.act IN ('D', 'X') AND (SELECT clean AND planned_del > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
 ), upd AS (
     UPDATE "public"."profile" AS t SET "name" = CASE WHEN p.win_2 THEN p.val_2 ELSE t."name" END
-    FROM p WHERE p.act IN ('U') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT clean AND planned_upd > 0 FROM go) RETURNING 1
+    FROM (SELECT p.win_2, p.t_ctid, p.t_xmin, p.val_2 FROM p WHERE p.act IN ('U') AND (SELECT clean AND planned_upd > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
 ), ins AS (
     INSERT INTO "public"."profile" ("id", "name", "born") OVERRIDING SYSTEM VALUE
     SELECT p.k_1,
@@ -85,7 +85,7 @@ WITH g AS (
       n_2 = CASE WHEN p.win_2 THEN CASE WHEN NOT (p.h_2 = s.row_hlc AND p.origin = s.row_node) THEN p.origin::int2 END ELSE s.n_2 END,
       h_2 = CASE WHEN p.win_2 THEN CASE WHEN NOT (p.h_2 = s.row_hlc AND p.origin = s.row_node) THEN p.h_2 END ELSE s.h_2 END,
       v_2 = CASE WHEN p.win_2 THEN CASE WHEN coalesce(s.n_2, s.row_node) <> p.origin AND coalesce(s.h_2, s.row_hlc) > 0 THEN crdt_state.vector_add(s.v_2, coalesce(s.n_2, s.row_node), coalesce(s.h_2, s.row_hlc), p.origin) ELSE s.v_2 END WHEN p.a_2 THEN crdt_state.vector_add(s.v_2, p.origin, p.h_2, coalesce(s.n_2, s.row_node)) ELSE s.v_2 END
-    FROM p WHERE s.ctid = p.s_ctid AND (SELECT clean AND known > 0 FROM go)
+    FROM (SELECT p.act, p.present, p.alive, p.a_2, p.win_2, p.origin, p.live_hlc, p.live_node, p.s_ctid, p.t_xmin, p.h_2, p.new_image FROM p WHERE p.s_ctid IS NOT NULL AND (SELECT clean AND known > 0 FROM go) OFFSET 0) AS p WHERE s.ctid = p.s_ctid
 ), st_ins AS (
     INSERT INTO crdt_state.row_1 (k_1, live_node, live_hlc, row_xmin, image, row_hlc, row_node, n_2, h_2)
     SELECT p.k_1,

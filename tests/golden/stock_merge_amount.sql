@@ -73,12 +73,12 @@ WITH g AS (
       array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin
     FROM p
 ), del AS (
-    DELETE FROM "Shop's"."the ""stock""" AS t USING p WHERE p.act IN ('D', 'X') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT clean AND planned_del > 0 FROM go) RETURNING 1
+    DELETE FROM "Shop's"."the ""stock""" AS t USING (SELECT p.t_ctid, p.t_xmin FROM p WHERE p.act IN ('D', 'X') AND (SELECT clean AND planned_del > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
 ), upd AS (
     UPDATE "Shop's"."the ""stock""" AS t SET "amount" = least(greatest(p.true_4, -2147483648), 2147483647)::integer,
       "views" = least(greatest(p.true_5, -9223372036854775808), 9223372036854775807)::bigint,
       "price" = CASE WHEN p.keep_7 THEN CASE WHEN p.present THEN p.old_7 ELSE (p.image ->> 'price')::numeric(10,2) END ELSE least(greatest(p.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) END
-    FROM p WHERE p.act IN ('U') AND t.ctid = p.t_ctid AND t.xmin = p.t_xmin AND (SELECT clean AND planned_upd > 0 FROM go) RETURNING 1
+    FROM (SELECT p.present, p.keep_7, p.t_ctid, p.t_xmin, p.true_4, p.true_5, p.true_7, p.old_7, p.image FROM p WHERE p.act IN ('U') AND (SELECT clean AND planned_upd > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
 ), ins AS (
     INSERT INTO "Shop's"."the ""stock""" ("region", "id", "label", "amount", "views", "price") OVERRIDING SYSTEM VALUE
     SELECT p.k_2,
@@ -96,7 +96,7 @@ WITH g AS (
       x_4 = nullif(p.true_4 - CASE WHEN p.alive THEN least(greatest(p.true_4, -2147483648), 2147483647)::integer ELSE 0 END, 0),
       x_5 = nullif(p.true_5 - CASE WHEN p.alive THEN least(greatest(p.true_5, -9223372036854775808), 9223372036854775807)::bigint ELSE 0 END, 0),
       x_7 = nullif(p.true_7 - CASE WHEN p.alive THEN least(greatest(p.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) ELSE 0 END, 0)
-    FROM p WHERE s.ctid = p.s_ctid AND (SELECT clean AND known > 0 FROM go)
+    FROM (SELECT p.act, p.present, p.alive, p.live_hlc, p.live_node, p.s_ctid, p.t_xmin, p.true_4, p.true_5, p.true_7, p.new_image FROM p WHERE p.s_ctid IS NOT NULL AND (SELECT clean AND known > 0 FROM go) OFFSET 0) AS p WHERE s.ctid = p.s_ctid
 ), st_ins AS (
     INSERT INTO crdt_state.row_2 (k_2, k_1, live_node, live_hlc, row_xmin, image, row_hlc, row_node, x_4, x_5, x_7)
     SELECT p.k_2,

@@ -19,9 +19,11 @@ commit that slips in makes the row drop out and the counts differ.
 
 from __future__ import annotations
 
+import re
+
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
-from sidecar.core.merge import counters, elements, multivalue, registers
-from sidecar.core.merge.clean import DIRTY, looked_up
+from sidecar.core.merge import counters, elements, liveness, multivalue, registers
+from sidecar.core.merge.clean import dirty, looked_up
 from sidecar.core.merge.conflicts import conflict_insert, row_key_json
 from sidecar.core.merge.multivalue import MultiValue
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
@@ -58,6 +60,11 @@ class _Merge:
         context = f"coalesce(({self.contexts})[{{row}}.member][{{node}}], 0)"
         return f"({{node}} = {{row}}.origin OR {{hlc}} <= {context})"
 
+    @property
+    def row_context(self) -> str:
+        """The context of the change in ``j`` as int8[] by node."""
+        return f"ARRAY(SELECT unnest(({self.contexts})[j.member:j.member]))"
+
     def staged(self) -> str:
         extra = (
             ("accepted", "text"),
@@ -82,7 +89,8 @@ class _Merge:
             "s.dead_hlc AS s_dead_hlc",
             "s.dead_node AS s_dead_node",
             "s.image",
-            f"{DIRTY} AS dirty",
+            f"{dirty(self.spec)} AS dirty",
+            *liveness.joined(self.spec),
         ]
         for column in self.registers:
             select += registers.joined(column)
@@ -90,8 +98,7 @@ class _Merge:
             select += counters.joined(column)
         select += self.multi.joined()
         rows = f"SELECT {_list(select)}\n    FROM g {looked_up(self.spec)}\n    {FENCE}"
-        context = f"ARRAY(SELECT unnest(({self.contexts})[h.member:h.member]))"
-        return self.multi.merged(rows, context, self.covered, FENCE)
+        return self.multi.merged(rows, self.row_context.replace("j.", "h."), self.covered, FENCE)
 
     def versions(self) -> list[str]:
         """The row's dots after the merge. In a narrow shape nothing is inserted or deleted (see :class:`Shape`)."""
@@ -124,19 +131,20 @@ class _Merge:
         if not self.shape.full:
             return revived
         live_covered = self.covered.format(row="j", hlc="j.s_live_hlc", node="j.s_live_node")
-        was_alive = "(j.s_dead_hlc IS NULL OR (j.s_live_hlc, j.s_live_node) > (j.s_dead_hlc, j.s_dead_node))"
-        deleted = f"j.s_ctid IS NOT NULL AND {was_alive} AND NOT {live_covered}"
+        unseen = liveness.write_unseen(self.spec, "j", live_covered, self.row_context)
+        deleted = f"j.s_ctid IS NOT NULL AND {liveness.was_alive(self.spec, 'j')} AND {unseen}"
         return f"CASE WHEN j.op = 'D' THEN {deleted} ELSE {revived} END"
 
     def decided(self) -> str:
         versions = [*self.versions(), f"{self.row_conflict()} AS conf_row"]
+        versions += liveness.decided(self.spec, "j", self.row_context)
         for column in self.registers:
             versions += registers.decided(column)
         for column in self.spec.counters:
             carried = column.attnum in self.shape.attnums
             versions += counters.decided(self.spec, column, carried=carried, with_seen=self.shape.full)
         inner = f"SELECT j.*, {_list(versions)}\n      FROM j {FENCE}"
-        alive = "(v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node))"
+        alive = liveness.alive_after(self.spec, "v")
         middle = f"SELECT v.*, {alive} AS alive FROM (\n      {inner}) AS v {FENCE}"
         flags, values = self.kept()
         within = f"{self.multi.any_conflict('q')} AS within,\n      " if self.multi.columns else ""
@@ -163,6 +171,7 @@ class _Merge:
         more_flags, more_values = self.multi.kept(old=self.shape.reinsert)
         flags, values = flags + more_flags, values + more_values
         values += ["dead_hlc", "dead_node"] if self.shape.full else []
+        values += liveness.kept(self.spec)
         return flags, [*values, "image"]
 
     def any_conflict(self) -> str:
@@ -208,23 +217,26 @@ class _Merge:
         fresh = " || ".join(calls) or "'{}'::jsonb"
         return f"CASE WHEN q.alive THEN NULL WHEN q.present THEN {fresh} ELSE {patches} END"
 
+    def source(self, text: str, where: str) -> str:
+        """The decided rows that an UPDATE or DELETE joins, with the columns that ``text`` reads and no more: the server
+        copies the whole joined row for each row that it writes, in case it waits for a lock and has to look again."""
+        flags, values = self.kept()
+        read = set(re.findall(r"\bp\.(\w+)", text))
+        names = ", ".join(f"p.{name}" for name in ["act", *flags, *values, "new_image"] if name in read)
+        return f"(SELECT {names} FROM p WHERE {where} {FENCE}) AS p"
+
     def user_statements(self) -> list[tuple[str, str]]:
         table = qualified_user_table(self.spec)
         same_row = "t.ctid = p.t_ctid AND t.xmin = p.t_xmin"
-        taken_out = f"{_acts(self.taken_out)} AND {same_row} AND {_due('planned_del')}"
-        out = [("del", f"DELETE FROM {table} AS t USING p WHERE {taken_out} RETURNING 1")]
+        taken_out = self.source(same_row, f"{_acts(self.taken_out)} AND {_due('planned_del')}")
+        out = [("del", f"DELETE FROM {table} AS t USING {taken_out} WHERE {same_row} RETURNING 1")]
         assignments = [f"{quote(c.name)} = {self._updated(c)}" for c in self.registers]
         assignments += [f"{quote(c.name)} = {counters.new_value(c, 'p')}" for c in self.spec.counters]
         assignments += [f"{quote(c.name)} = p.ns_{c.attnum}" for c in self.multi.columns]
         if assignments:
             sets = _list(assignments)
-            out.append(
-                (
-                    "upd",
-                    f"UPDATE {table} AS t SET {sets}\n    FROM p WHERE {_acts(self.in_place)}"
-                    f" AND {same_row} AND {_due('planned_upd')} RETURNING 1",
-                )
-            )
+            in_place = self.source(f"{sets} {same_row}", f"{_acts(self.in_place)} AND {_due('planned_upd')}")
+            out.append(("upd", f"UPDATE {table} AS t SET {sets}\n    FROM {in_place} WHERE {same_row} RETURNING 1"))
         names = ", ".join(quote(c.name) for c in (*self.spec.key, *self.spec.columns))
         values = [f"p.k_{c.attnum}" for c in self.spec.key] + [self._inserted(c) for c in self.spec.columns]
         out.append(
@@ -270,6 +282,7 @@ class _Merge:
             values.update(dead_node="p.dead_node::int2", dead_hlc="p.dead_hlc")
         if self.shape.full or not exists:
             values.update(row_hlc=row_dot[0], row_node=f"{row_dot[1]}::int2")
+        values.update(liveness.state_values(self.spec))
         for column in self.registers:
             state = registers.state_values(column, row_dot, exists=exists, row_may_change=self.shape.full)
             values.update(state)
@@ -282,8 +295,10 @@ class _Merge:
         table, values = row_table(self.spec), self.state_values(exists=False)
         sets = _list([f"{name} = {value}" for name, value in self.state_values(exists=True).items()])
         keys = [f"k_{c.attnum}" for c in self.spec.key]
+        same_row = "s.ctid = p.s_ctid"
+        known = self.source(f"{sets} {same_row}", f"p.s_ctid IS NOT NULL AND {_due('known')}")
         return [
-            ("st_upd", f"UPDATE {table} AS s SET {sets}\n    FROM p WHERE s.ctid = p.s_ctid AND {_due('known')}"),
+            ("st_upd", f"UPDATE {table} AS s SET {sets}\n    FROM {known} WHERE {same_row}"),
             (
                 "st_ins",
                 f"INSERT INTO {table} ({', '.join([*keys, *values])})\n"

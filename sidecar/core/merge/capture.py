@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote
 from sidecar.core.changes import DELETE, TableChanges
-from sidecar.core.merge import capture_elements, counters
+from sidecar.core.merge import capture_elements, counters, liveness
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import counter_table, qualified_user_table, row_table
 
@@ -42,6 +42,7 @@ def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> St
         "dead_hlc": "CASE WHEN g.op = 'D' THEN g.hlc END",
         "row_xmin": "CASE WHEN g.op <> 'D' THEN g.xids END",
         "image": "g.images",
+        **liveness.captured_values(spec),
     }
     inserted = f"(excluded.row_node = {me} AND excluded.row_hlc > 0)"
     written = "excluded.live_hlc > 0"
@@ -56,6 +57,7 @@ def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> St
         "dead_hlc": f"CASE WHEN NOT {again} THEN coalesce(excluded.dead_hlc, s.dead_hlc) END",
         "row_xmin": "excluded.row_xmin",
         "image": "excluded.image",
+        **liveness.captured_updates(spec),
     }
     for column in spec.columns:
         n = column.attnum

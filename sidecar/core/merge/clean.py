@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from sidecar.core.catalog import TableSpec, quote
+from sidecar.core.merge.liveness import alive_here
 from sidecar.core.merge.staging import Parameters, Statement, staged_keys
 from sidecar.core.merge.state_tables import key_match, qualified_user_table, row_table
 
-# Rows of before the table was attached have no row state: an update that finds neither that nor the user row has come
-# before the capture of a local delete. An insert, and a delete (of a row that lived for one change set only), mostly
-# find neither.
-DIRTY = (
-    "CASE WHEN g.accepted IS NOT NULL AND g.accepted = coalesce(t.xmin::text, '') THEN false"
-    " WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U'"
-    " ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node))"
-    " OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END"
-)
+
+def dirty(spec: TableSpec) -> str:
+    """Whether a staged row ``g``, with row state ``s`` and user row ``t``, has a local commit that is not captured."""
+    # Rows of before the table was attached have no row state: an update that finds neither that nor the user row has
+    # come before the capture of a local delete. An insert, and a delete (of a row that lived for one change set only),
+    # mostly find neither.
+    return (
+        "CASE WHEN g.accepted IS NOT NULL AND g.accepted = coalesce(t.xmin::text, '') THEN false"
+        " WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U'"
+        f" ELSE (t.ctid IS NOT NULL) <> {alive_here(spec, 's')}"
+        " OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END"
+    )
 
 
 def looked_up(spec: TableSpec) -> str:
@@ -40,7 +44,7 @@ def check_statement(spec: TableSpec) -> Statement:
         f"WITH k AS (\n    {keys}\n), g AS (SELECT k.*, a.accepted FROM k LEFT JOIN"
         f" unnest({accepted}::text[]) WITH ORDINALITY AS a(accepted, ord) USING (ord))\n"
         "SELECT g.ord, coalesce(t.xmin::text, '') AS xmin\n"
-        f"FROM g {looked_up(spec)}\nWHERE {DIRTY} ORDER BY g.ord"
+        f"FROM g {looked_up(spec)}\nWHERE {dirty(spec)} ORDER BY g.ord"
     )
 
 

@@ -27,6 +27,7 @@ with each update anyway, so state of the same order of size costs no more, and n
 from __future__ import annotations
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
+from sidecar.core.merge.liveness import STATE_COLUMNS
 
 # Room for HOT updates: a row state is rewritten as often as its user row, and carries no index but the key's.
 FILLFACTOR = 70
@@ -71,6 +72,7 @@ def state_ddl(spec: TableSpec) -> list[str]:
         "dead_hlc int8",
         "row_xmin xid",
         "image jsonb",
+        *STATE_COLUMNS,
     ]
     columns = [definition for column in spec.columns for definition in _column_definitions(column)]
     body = ", ".join([*keys, *fixed, *columns, f"PRIMARY KEY ({key_names})"])
