@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from sidecar.core.changes import ChangeSetHeader, TableChanges
-from sidecar.core.wire.bodies import BODY_EXPANSION_MAX, unpack_tables
+from sidecar.core.wire.bodies import BODY_EXPANSION_MAX, check_versions, unpack_tables
 from sidecar.errors import Action, DirtyRowsError, HeldError, ProtocolError, SidecarError, action_for
 from sidecar.node.gate import Gate, Retry
 from sidecar.node.inbox import Inbox, ReceivedSet
@@ -83,6 +83,8 @@ class Applier:
                 self._state.rewrites_due.clear()
                 await rewrite_rows(self._state, self._merger)
             self._gate.drop_duplicates()
+            if self._gate.looks_for_gaps():
+                self._ask_for_missing()
             ready = self._gate.ready(self._rows_budget, self._sets_max)
             retry = self._gate.retries.get(ready[0].header.origin) if ready else None
             if retry is not None:
@@ -92,13 +94,16 @@ class Applier:
             elif not await self._close_intervals():
                 await self._idle()
 
-    async def _idle(self) -> None:
-        """Until something arrives, or a retry is due."""
+    def _ask_for_missing(self) -> None:
+        """What was lost on the way is sent again, whatever others send meanwhile."""
         origin = self._gate.gap()
         if origin is not None:
             self._state.log.warning("gap", origin=origin, mend="the peer sends again from what is merged here")
             self._inbox.clear(origin)
             self._resync(origin)
+
+    async def _idle(self) -> None:
+        """Until something arrives, or a retry is due."""
         self._state.waiting = self._gate.waiting()
         longest = REWRITE_RETRY_S if self._state.rewrites_due.is_set() else IDLE_S
         with contextlib.suppress(TimeoutError):
@@ -195,7 +200,9 @@ class Applier:
             for body in received.read():
                 # A transaction of a million rows is merged part by part and takes minutes on a slow disk.
                 self._pulse.merge_alive = loop.time()
-                yield from unpack_tables(body, limit)
+                for table in unpack_tables(body, limit):
+                    check_versions(table, received.first.from_hlc, received.header.to_hlc)
+                    yield table
 
         return MergeSet(received.header, tables, self._state.tables)
 

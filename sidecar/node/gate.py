@@ -16,6 +16,9 @@ from sidecar.postgres.merge import MergeSet
 GAP_S = 1.0
 """How long a gap may stand: heartbeats and parts of one link may be handled in turns, which takes milliseconds."""
 
+GAP_LOOK_S = 0.25
+"""How often gaps are looked for, however busy the loop is: it walks through everything that waits."""
+
 
 @dataclass(slots=True)
 class Retry:
@@ -38,6 +41,7 @@ class Gate:
     retries: dict[int, Retry] = field(default_factory=dict)
     _turn: int = 0
     _gap_since: dict[int, float] = field(default_factory=dict)
+    _look_at: float = 0.0
 
     def drop_duplicates(self) -> None:
         """Take out what is merged already."""
@@ -130,11 +134,11 @@ class Gate:
         return "it is next"
 
     def gap(self) -> int | None:
-        """An origin whose next change set does not follow its clock here, for longer than ``GAP_S``: something between
+        """An origin of which something does not follow what is before it, for longer than ``GAP_S``: what is between
         them was lost on the way and must be sent again (invariant 2)."""
         now = asyncio.get_running_loop().time()
-        for origin, queue in self.inbox.heads().items():
-            if queue[0].header.from_hlc <= self.state.clock.get(origin, 0):
+        for origin in {*self.inbox.heads(), *self.inbox.closed}:
+            if not self._has_gap(origin):
                 self._gap_since.pop(origin, None)
             elif now - self._gap_since.setdefault(origin, now) > GAP_S:
                 del self._gap_since[origin]
@@ -148,3 +152,21 @@ class Gate:
         # One that is due and was not taken waits for its context, which arrives like everything else.
         due = [retry.not_before - now for origin, retry in self.retries.items() if origin in heads]
         return min([longest_s, *(seconds for seconds in due if seconds > 0)])
+    def looks_for_gaps(self) -> bool:
+        """Whether it is time to; then not again for ``GAP_LOOK_S``."""
+        now = asyncio.get_running_loop().time()
+        if now < self._look_at:
+            return False
+        self._look_at = now + GAP_LOOK_S
+        return True
+
+    def _has_gap(self, origin: int) -> bool:
+        """Between the clock, the sets that wait, and the last heartbeat, which is all that an idle origin says."""
+        end = self.state.clock.get(origin, 0)
+        for received in self.inbox.heads().get(origin, ()):
+            if received.header.from_hlc > end:
+                return True
+            end = max(end, received.header.to_hlc)
+        closed_from, _ = self.inbox.closed.get(origin, (0, 0))
+        return closed_from > end and not self.inbox.is_receiving(origin)
+

@@ -142,7 +142,12 @@ class Inbox:
         """Drop everything of an origin; it is sent again."""
         while self._queues.get(origin):
             self.done(origin)
+        self.closed.pop(origin, None)
         self.forget(origin)
+
+    def is_receiving(self, origin: int) -> bool:
+        """Whether a change set of an origin has come in part."""
+        return origin in self._open
 
     def forget(self, origin: int) -> None:
         """The link is gone: what is queued stays, an unfinished change set comes again."""

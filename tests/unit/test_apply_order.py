@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,21 @@ async def test_a_context_waits_for_the_other_origin(received: Received) -> None:
 
 
 async def test_what_the_origin_saw_of_this_node_is_here(received: Received) -> None:
+    received.state.clock[OWN] = 99
     await received.put(1, 0, 10, {OWN: 99})
     assert received.ready() == [(1, 0, 10)]
+
+
+async def test_who_has_seen_what_this_node_never_made_waits(received: Received) -> None:
+    """It would supersede local writes to come, on this node alone."""
+    received.state.clock[OWN] = 99
+    await received.put(1, 0, 10, {OWN: 100})
+    await received.put(3, 0, 10, {OWN: 99})
+    assert received.ready() == [(3, 0, 10)]
+    assert "this node made none after 0.99" in received.state.problems["seen 1"]
+    received.state.clock[OWN] = 100
+    assert (1, 0, 10) in received.ready()
+    assert "seen 1" not in received.state.problems
 
 
 async def test_a_gap_waits(received: Received) -> None:
@@ -86,11 +100,67 @@ async def test_a_gap_is_sent_again_and_never_skipped(received: Received, monkeyp
     assert received.ready() == []
     assert received.applier._gate.gap() is None, "noticed, and given time"
     while not received.resynced:
-        await received.applier._idle()
+        received.applier._ask_for_missing()
     assert received.resynced == [1]
     assert len(received.inbox) == 0
     await received.put(1, 0, 60)
     assert received.ready() == [(1, 0, 60)]
+
+
+@pytest.mark.parametrize("sets", [[], [(0, 10), (30, 40)]], ids=["between heartbeats alone", "behind one that waits"])
+async def test_a_gap_behind_the_head_is_found(
+    received: Received, monkeypatch: pytest.MonkeyPatch, sets: list[tuple[int, int]]
+) -> None:
+    """An origin that is idle after a set was lost says nothing but heartbeats; one whose head waits for its context
+    shows the gap behind it only."""
+    monkeypatch.setattr("sidecar.node.gate.GAP_S", 0.0)
+    for from_hlc, to_hlc in sets:
+        await received.put(1, from_hlc, to_hlc, {2: 99})
+    received.inbox.close_interval(1, 20, 30)
+    gate = received.applier._gate
+    assert gate.gap() is None, "noticed, and given time"
+    for _ in range(100):
+        received.applier._ask_for_missing()
+    assert received.resynced == [1]
+    assert not received.inbox.closed
+    assert gate.gap() is None
+
+
+async def test_a_heartbeat_that_overtakes_an_unfinished_set_is_no_gap(
+    received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.node.gate.GAP_S", 0.0)
+    header = ChangeSetHeader(origin=1, from_hlc=0, to_hlc=20, context={}, rows=1, last=False)
+    await received.inbox.put(ChangeSetPart(header=header, body=b"x"), lambda size: None)
+    received.inbox.close_interval(1, 20, 30)
+    for _ in range(3):
+        assert received.applier._gate.gap() is None
+
+
+async def test_a_gap_is_looked_for_while_others_keep_the_loop_busy(
+    received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.node.gate.GAP_S", 0.0)
+    monkeypatch.setattr("sidecar.node.gate.GAP_LOOK_S", 0.0, raising=False)
+    await received.put(1, 50, 60)
+    merged = 0
+
+    async def merge(ready: Any) -> None:
+        nonlocal merged
+        merged += 1
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(received.applier, "_merge", merge)
+    await received.put(2, 0, 10)  # is ready again and again
+    running = asyncio.create_task(received.applier.run())
+    for _ in range(1000):
+        await asyncio.sleep(0)
+        if received.resynced:
+            break
+    running.cancel()
+    await asyncio.wait({running})
+    assert received.resynced[:1] == [1]
+    assert merged
 
 
 async def test_a_change_set_from_the_future_waits_for_the_clock(received: Received) -> None:
