@@ -133,6 +133,14 @@ class Gate:
             return f"tried {retry.tries} times, next in {max(0.0, retry.not_before - now):.1f} s"
         return "it is next"
 
+    def looks_for_gaps(self) -> bool:
+        """Whether it is time to; then not again for ``GAP_LOOK_S``."""
+        now = asyncio.get_running_loop().time()
+        if now < self._look_at:
+            return False
+        self._look_at = now + GAP_LOOK_S
+        return True
+
     def gap(self) -> int | None:
         """An origin of which something does not follow what is before it, for longer than ``GAP_S``: what is between
         them was lost on the way and must be sent again (invariant 2)."""
@@ -145,21 +153,6 @@ class Gate:
                 return origin
         return None
 
-    def next_due_s(self, longest_s: float) -> float:
-        """Seconds until the next retry, at most ``longest_s``."""
-        now = asyncio.get_running_loop().time()
-        heads = self.inbox.heads()
-        # One that is due and was not taken waits for its context, which arrives like everything else.
-        due = [retry.not_before - now for origin, retry in self.retries.items() if origin in heads]
-        return min([longest_s, *(seconds for seconds in due if seconds > 0)])
-    def looks_for_gaps(self) -> bool:
-        """Whether it is time to; then not again for ``GAP_LOOK_S``."""
-        now = asyncio.get_running_loop().time()
-        if now < self._look_at:
-            return False
-        self._look_at = now + GAP_LOOK_S
-        return True
-
     def _has_gap(self, origin: int) -> bool:
         """Between the clock, the sets that wait, and the last heartbeat, which is all that an idle origin says."""
         end = self.state.clock.get(origin, 0)
@@ -170,3 +163,10 @@ class Gate:
         closed_from, _ = self.inbox.closed.get(origin, (0, 0))
         return closed_from > end and not self.inbox.is_receiving(origin)
 
+    def next_due_s(self, longest_s: float) -> float:
+        """Seconds until the next retry, at most ``longest_s``."""
+        now = asyncio.get_running_loop().time()
+        heads = self.inbox.heads()
+        # One that is due and was not taken waits for its context, which arrives like everything else.
+        due = [retry.not_before - now for origin, retry in self.retries.items() if origin in heads]
+        return min([longest_s, *(seconds for seconds in due if seconds > 0)])
