@@ -45,3 +45,18 @@ def number_array(values: Sequence[int | None]) -> bytes:
     """The array literal of integers; ``None`` is NULL. Python prints a whole list at C speed."""
     text = str(list(values))[1:-1].replace(" ", "")
     return b"{" + text.replace("None", "NULL").encode() + b"}"
+
+
+def element_count(literal: bytes) -> int:
+    """How many elements a server will find in the literal of quoted texts and NULLs; -1 when it is none. Not a count of
+    separators: whoever wrote the literal may want one to be taken for more elements, or fewer, than it has."""
+    if b"\\" in literal:
+        literal = literal.replace(b"\\\\", b"").replace(b'\\"', b"")
+    pieces = literal.split(b'"')
+    if len(pieces) % 2 == 0:
+        return -1
+    skeleton = b'"'.join(pieces[::2])  # every quoted text as one quote
+    if len(skeleton) < 3 or skeleton[:1] != b"{" or skeleton[-1:] != b"}":
+        return -1
+    elements = skeleton[1:-1].split(b",")
+    return len(elements) if elements.count(b'"') + elements.count(b"NULL") == len(elements) else -1

@@ -95,6 +95,8 @@ class Gate:
         """Everything the change set may depend on is here, and it does not come from the future."""
         if clock.get(header.origin, 0) < header.from_hlc or self.is_ahead(header.origin, header.to_hlc):
             return False
+        if self._is_impossible(header):
+            return False
         return all(
             clock.get(node, 0) >= hlc
             for node, hlc in header.context.items()
@@ -115,6 +117,22 @@ class Gate:
         )
         return True
 
+    def _is_impossible(self, header: ChangeSetHeader) -> bool:
+        """Whether a change set says that its origin had seen changes of this node that this node never made. It would
+        supersede local writes to come, here and nowhere else. Such a peer lies, or this database has forgotten."""
+        own = self.state.clock.get(self.state.node_id, 0)
+        key = f"seen {header.origin}"
+        if header.context.get(self.state.node_id, 0) <= own:
+            self.state.problem(key, None)
+            return False
+        seen = show(header.context[self.state.node_id])
+        self.state.problem(
+            key,
+            f"node {header.origin} has seen changes of this node up to {seen}, this node made none after {show(own)}:"
+            " its changes wait; if this database is an older copy, make the node anew",
+        )
+        return True
+
     def waiting(self) -> dict[int, str]:
         """Why the next change set of each origin that has one is not merged now, in words."""
         now = asyncio.get_running_loop().time()
@@ -128,6 +146,8 @@ class Gate:
             if node not in (origin, self.state.node_id) and clock.get(node, 0) < hlc:
                 here = show(clock.get(node, 0))
                 return f"it depends on changes of node {node} up to {show(hlc)}, which are here up to {here}"
+        if header.context.get(self.state.node_id, 0) > clock.get(self.state.node_id, 0):
+            return "it has seen changes of this node that this node never made"
         retry = self.retries.get(origin)
         if retry is not None:
             return f"tried {retry.tries} times, next in {max(0.0, retry.not_before - now):.1f} s"

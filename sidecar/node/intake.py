@@ -150,9 +150,7 @@ class Intake:
         state = self._state
         self._begin = None
         self.open = True
-        self.committed_ms = committed_ms = self._believed(
-            unix_ms(begin.commit_us) + state.clock_skew_ms
-        )
+        self.committed_ms = committed_ms = self._believed(unix_ms(begin.commit_us) + state.clock_skew_ms)
         if state.pending_since_ms is None:
             state.pending_since_ms = committed_ms
         self.hlc = state.hlc.issue(committed_ms)

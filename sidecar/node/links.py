@@ -16,6 +16,9 @@ from sidecar.node.state import NodeState
 from sidecar.peers.link import Link
 from sidecar.postgres.journal import JournalReader
 
+TABLES_NAMED_MAX = 20
+"""Tables of either kind named in the line about a peer's tables: a Hello may name thousands that are not here."""
+
 
 @dataclass(slots=True)
 class _OpenLink:
@@ -110,8 +113,10 @@ class NodeLinks:
         own = self._state.fingerprints()
         differing = [name for name, value in hello.fingerprints.items() if own.get(name, value) != value]
         missing = [name for name in hello.fingerprints if name not in own]
-        lines = [f"table {name} differs from that on {hello.node_name}" for name in differing]
-        lines += [f"table {name} of {hello.node_name} is not replicated here" for name in missing]
+        lines = [f"table {name} differs from that on {hello.node_name}" for name in differing[:TABLES_NAMED_MAX]]
+        lines += [f"table {name} of {hello.node_name} is not replicated here" for name in missing[:TABLES_NAMED_MAX]]
+        unsaid = len(differing) + len(missing) - len(lines)
+        lines += [f"and {unsaid} more"] if unsaid else []
         mend = "; make columns and annotations equal" if lines else ""
         self._state.problem(f"tables {hello.node_name}", "; ".join(lines) + mend if lines else None)
 

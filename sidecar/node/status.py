@@ -24,7 +24,7 @@ from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.peers.mesh import PeerMesh
 from sidecar.peers.status import PeerPhase
 
-HOLDING = ("merge ", "drift ")
+HOLDING = ("merge ", "drift ", "seen ")
 """Beginnings of the problems that hold the changes of one node back; the rest is its id."""
 
 _PEER_STATES = {PeerPhase.CONNECTED: "connected", PeerPhase.REFUSED: "refused"}

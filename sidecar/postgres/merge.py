@@ -108,7 +108,8 @@ class Batch:
     def units(self) -> Iterator[MergeUnit]:
         """The units in order. :class:`HeldError` when a table does not fit the local catalogue (invariant 12)."""
         catalogue = self.sets[0].catalogue
-        for i, unit in enumerate(combine([merge_set.tables() for merge_set in self.sets])):
+        origins = [merge_set.header.origin for merge_set in self.sets]
+        for i, unit in enumerate(combine([merge_set.tables() for merge_set in self.sets], origins)):
             notes = self._notes.setdefault(i, UnitNotes())
             yield MergeUnit(local_table(catalogue, unit.changes), unit.changes, unit.members, notes)
 

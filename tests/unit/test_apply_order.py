@@ -81,8 +81,8 @@ async def test_who_has_seen_what_this_node_never_made_waits(received: Received) 
     """It would supersede local writes to come, on this node alone."""
     received.state.clock[OWN] = 99
     await received.put(1, 0, 10, {OWN: 100})
-    await received.put(3, 0, 10, {OWN: 99})
-    assert received.ready() == [(3, 0, 10)]
+    await received.put(2, 0, 10, {OWN: 99})
+    assert received.ready() == [(2, 0, 10)]
     assert "this node made none after 0.99" in received.state.problems["seen 1"]
     received.state.clock[OWN] = 100
     assert (1, 0, 10) in received.ready()

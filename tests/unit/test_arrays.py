@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from array_literals import parse_array
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.core.arrays import EMPTY, int_array, number_array, text_array
+from sidecar.core.arrays import EMPTY, element_count, int_array, number_array, text_array
 
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",))).map(str.encode)
 VALUES = st.lists(st.none() | TEXT | st.sampled_from([b"", b"NULL", b"null", b'"', b"\\", b"{}", b",", b'\\"']))
@@ -33,3 +34,39 @@ def test_number_round_trip(values: list[int | None]) -> None:
 
 def test_empty() -> None:
     assert text_array([]) == int_array([]) == number_array([]) == EMPTY
+
+
+@given(VALUES)
+def test_elements_are_counted_as_a_server_counts_them(values: list[bytes | None]) -> None:
+    if values:
+        assert element_count(text_array(values)) == len(values)
+
+
+NO_TEXTS = (
+    b"",
+    b"{}",
+    b"{",
+    b"x",
+    b'{"a"',
+    b'"a"}',
+    b'{"a"}"',
+    b"{a}",
+    b'{",",x,"b"}',
+    b'{x,"a","b"}',
+    b'{x"a","b"}',
+    b'{"a"},{"b"}',
+    b'{"a""b"}',
+    b'{"a" ,"b"}',
+    b"{NULL,null}",
+    b"{,}",
+    b'{"a",}',
+    b'{{"a","b"}}',
+    b'[0:1]={"a","b"}',
+    b'{"a\\"}',
+    b'{"a\\\\\\"}',
+)
+
+
+@pytest.mark.parametrize("literal", NO_TEXTS)
+def test_what_only_looks_like_texts_has_no_count(literal: bytes) -> None:
+    assert element_count(literal) == -1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.arrays import int_array, text_array
 from sidecar.core.changes import TableChanges
 from sidecar.core.merge.combine import Unit, combine
+from sidecar.errors import ProtocolError
 from tests.unit.array_literals import parse_array
 
 Row = tuple[str, str]
@@ -98,3 +100,23 @@ def test_a_key_that_occurs_again_goes_to_a_later_unit() -> None:
 def test_one_change_set_is_passed_through_part_by_part() -> None:
     parts = [changes_of("posts", [("1", "a")], ["a"]), changes_of("posts", [("2", "b")], ["a"])]
     assert [unit.changes for unit in combine([iter(parts)])] == parts
+
+
+@pytest.mark.parametrize(
+    ("field", "literal"),
+    [
+        ("values", b'{"a","b"}'),
+        ("values", b'{"a"},{"b"}'),
+        ("values", b"{a}"),
+        ("seen", b"{NULL,NULL}"),
+        ("keys", b'{x,"1"}'),
+    ],
+)
+def test_a_wrong_array_of_one_node_does_not_move_the_rows_of_another(field: str, literal: bytes) -> None:
+    wrong = changes_of("posts", [("1", "a")], ["a"])
+    setattr(wrong, field, [literal])
+    right = changes_of("posts", [("2", "b")], ["a"])
+    with pytest.raises(ProtocolError, match=r"changes of table public\.posts with 1 rows have an array of"):
+        list(combine([[wrong], [right]], [7, 8]))
+    assert len(list(combine([[right]], [8]))) == 1
+    assert list(combine([[wrong], [wrong]], [7, 7])), "its own rows are its own affair"

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from sidecar.core.arrays import int_array, text_array
 from sidecar.core.changes import MASK_BITS, TableChanges
-from sidecar.core.wire.bodies import COLUMNS_MAX, pack_tables, unpack_tables
+from sidecar.core.wire.bodies import (
+    CARRIED_COLUMNS_MAX,
+    COLUMNS_MAX,
+    TABLES_MAX,
+    check_versions,
+    pack_tables,
+    unpack_tables,
+)
 from sidecar.errors import ProtocolError
 
 values = st.binary(max_size=20).map(lambda raw: raw.replace(b"\0", b"").decode("utf-8", "ignore").encode())
@@ -98,12 +105,44 @@ def test_widths_that_fit(columns: int) -> None:
         {"hlcs": b""},
         {"hlcs": b"7,7"},
         {"inserted": b"{1,2,3}"},
+        {"ops": b'{"T","U"}'},
+        {"ops": b'{"U,U"}'},
+        {"ops": b"{U,X}"},
+        {"hlcs": b'{7,"8,9"}'},
+        {"hlcs": b"{7,-8}"},
+        {"masks": [b"{3,x}"]},
+        {"late": [b"", b"{1}{,2}"]},
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
     body = pack_tables([table(), msgspec.structs.replace(table(), **wrong)])
     with pytest.raises(ProtocolError, match=r"table public\.posts"):
         unpack_tables(body)
+
+
+def test_versions_are_of_the_interval_of_the_change_set() -> None:
+    right = table(hlcs=b"{6,9}", inserted=b"{NULL,9}", late=[b"{NULL,7}", b""])
+    check_versions(right, 5, 9)
+    for wrong in (
+        {"hlcs": b"{5,9}"},
+        {"hlcs": b"{6,10}"},
+        {"hlcs": b"{6,NULL}"},
+        {"hlcs": b"{6,9223372036854775808}"},
+        {"hlcs": b"{6,}"},
+        {"inserted": b"{10,NULL}"},
+        {"late": [b"{1,NULL}", b""]},
+        {"late": [b"", b"{99,NULL}"]},
+    ):
+        with pytest.raises(ProtocolError, match=r"table public\.posts: (hlcs|inserted|late) outside .* \(5, 9\]"):
+            check_versions(msgspec.structs.replace(right, **wrong), 5, 9)
+
+
+def test_a_small_body_does_not_become_millions_of_objects() -> None:
+    with pytest.raises(ProtocolError, match="malformed change set body"):
+        unpack_tables(pack_tables([table(1, 0)] * (TABLES_MAX + 1)))
+    wide = table(1, COLUMNS_MAX)
+    with pytest.raises(ProtocolError, match=f"more than {CARRIED_COLUMNS_MAX} columns"):
+        unpack_tables(pack_tables([wide] * (CARRIED_COLUMNS_MAX // COLUMNS_MAX + 1)))
 
 
 def test_too_many_columns_are_refused() -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from sidecar.core.arrays import element_count
 from sidecar.core.changes import TableChanges
+from sidecar.errors import ProtocolError
 
 SEPARATOR = b'","'
 
@@ -39,9 +41,12 @@ class _Open:
         return same and keys is not None and self.keys.isdisjoint(keys)
 
 
-def combine(sets: Sequence[Iterable[TableChanges]]) -> Iterator[Unit]:
+def combine(sets: Sequence[Iterable[TableChanges]], origins: Sequence[int] = ()) -> Iterator[Unit]:
     """The units of a transaction, in an order in which they can be merged. One change set is passed through part by
-    part; several are read as a whole (the caller bounds their rows)."""
+    part; several are read as a whole (the caller bounds their rows). ``origins``: whose they are; without, one node's.
+
+    Raises :class:`ProtocolError` when rows of different origins would get into each other's places.
+    """
     if len(sets) == 1:
         for changes in sets[0]:
             if changes.rows:
@@ -65,7 +70,23 @@ def combine(sets: Sequence[Iterable[TableChanges]]) -> Iterator[Unit]:
             unit.places.append(place)
             unit.keys |= keys or set()
     for unit in units:
+        if len({origins[place - 1] for place in unit.places} if origins else ()) > 1:
+            for changes in unit.parts:
+                _check_elements(changes)
         yield _closed(unit)
+
+
+def _check_elements(changes: TableChanges) -> None:
+    """Whether every literal of texts has an element per row. A wrong one spoils the rows of its own node only, until it
+    is joined with another node's; numbers are counted when a body is opened."""
+    for literal in filter(None, (*changes.keys, *changes.values, *changes.seen)):
+        count = element_count(literal)
+        if count != changes.rows:
+            raise ProtocolError(
+                f"changes of table {changes.schema}.{changes.name} with {changes.rows} rows have an array of"
+                f" {'something else' if count < 0 else f'{count} elements'}",
+                mend="look at the node they come from",
+            )
 
 
 def _keys(changes: TableChanges) -> set[tuple[bytes, ...]] | None:

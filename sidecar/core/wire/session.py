@@ -12,14 +12,16 @@ still passes.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Iterator
 
 import msgspec
+import zstandard
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
 from sidecar.core.versions import VersionVector, difference
-from sidecar.core.wire.bodies import BODY_EXPANSION_MAX
+from sidecar.core.wire.bodies import BODY_EXPANSION_MAX, check_size
 from sidecar.core.wire.frames import Frame, FrameReader, encode_frame
 from sidecar.core.wire.greeting import negotiate
 from sidecar.core.wire.messages import (
@@ -286,10 +288,17 @@ class Session:
             self._fragments = bytearray()
         size = part_bytes(part)
         self._check_credit(size)
+        self._check_growth(part.body)
         self.held_bytes += size
         self._context_received = patched(self._context_received, part.header.context)
         header = msgspec.structs.replace(part.header, context=self._context_received)
         return ChangeSetPart(header=header, body=part.body)
+
+    def _check_growth(self, body: bytes) -> None:
+        """A decompression bomb is refused here; a body that is damaged otherwise says nothing yet, and is found when it
+        is merged, together with whose it is."""
+        with contextlib.suppress(zstandard.ZstdError):
+            check_size(body, BODY_EXPANSION_MAX * self._frame_bytes_max)
 
     def _take_ack(self, ack: Ack) -> Ack:
         if ack.credit_bytes > self.in_flight_bytes:
