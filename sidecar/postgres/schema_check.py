@@ -14,6 +14,7 @@ from sidecar.core.annotations import (
     parse_table_comment,
 )
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_table
+from sidecar.core.merge.multivalue import width
 from sidecar.core.merge.state_tables import COLUMNS_MAX
 from sidecar.errors import AnnotationError, SchemaError
 from sidecar.postgres.facts import Column, Facts, MergeFunction, Relation
@@ -115,12 +116,16 @@ def _check_storage(under: Review) -> None:
 
 def _check_width(under: Review) -> None:
     replicated = [c for c in under.columns if c.key_position == 0 and not c.generated]
-    if len(replicated) > COLUMNS_MAX:
-        under.add(
-            "error",
-            f"has {len(replicated)} columns outside its primary key; at most {COLUMNS_MAX} can be replicated",
-            "split the table, or keep the rest in a jsonb column",
-        )
+    words = [under.annotations.get(c.attnum, ColumnAnnotation()).word for c in replicated]
+    counted = sum(map(width, words))
+    if counted <= COLUMNS_MAX:
+        return
+    twice = f" ({counted - len(words)} of them keep several writes and count twice)" if counted > len(words) else ""
+    under.add(
+        "error",
+        f"has {len(words)} columns outside its primary key{twice}; at most {COLUMNS_MAX} can be replicated",
+        "split the table, or keep the rest in a jsonb column",
+    )
 
 
 def _check_privileges(under: Review) -> None:

@@ -15,7 +15,7 @@ import asyncpg
 
 from sidecar.core.arrays import int_array, text_array
 from sidecar.core.catalog import ColumnSpec, TableSpec
-from sidecar.core.changes import ChangeSetHeader, TableChanges
+from sidecar.core.changes import MASK_BITS, ChangeSetHeader, TableChanges
 from sidecar.core.merge.state_tables import state_ddl
 from sidecar.errors import DirtyRowsError
 from sidecar.node.rewrite import touch
@@ -64,7 +64,10 @@ def table_changes(spec: TableSpec, rows: Sequence[Row]) -> TableChanges:
     def numbers(values: list[int | None]) -> bytes:
         return int_array([None if value is None else b"%d" % value for value in values])
 
-    masks = [sum(1 << i for i, name in enumerate(columns) if name in row.values) for row in rows]
+    def mask(first: int) -> bytes:
+        word = columns[first : first + MASK_BITS]
+        return numbers([sum(1 << i for i, name in enumerate(word) if name in row.values) for row in rows])
+
     return TableChanges(
         schema=spec.schema,
         name=spec.name,
@@ -74,7 +77,7 @@ def table_changes(spec: TableSpec, rows: Sequence[Row]) -> TableChanges:
         ops=b"{" + ",".join(row.op for row in rows).encode() + b"}",
         hlcs=numbers([row.hlc for row in rows]),
         inserted=numbers([row.hlc if row.op in "IR" and row.inserted is None else row.inserted for row in rows]),
-        masks=[numbers(list(masks))],
+        masks=[mask(first) for first in range(0, max(1, len(columns)), MASK_BITS)],
         keys=[text_array([b"%d" % row.key for row in rows])],
         values=[text_array([_text(row.values.get(name)) for row in rows]) for name in columns],
         late=[numbers([row.late.get(name) for row in rows]) for name in columns],

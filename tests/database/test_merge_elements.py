@@ -12,6 +12,9 @@ import pytest
 from hand_merge import HandNode, Row, Write, hand_node, table
 from type_algebra import KINDS, Sent, causal_orders, random_batches, random_history
 
+from sidecar.core.merge.multivalue import width
+from sidecar.core.merge.state_tables import COLUMNS_MAX
+
 SPEC = table(
     ("tags", "text[]", "or_set"),
     ("sizes", "integer[]", "or_set"),
@@ -258,3 +261,13 @@ async def test_a_change_of_a_row_that_is_not_here_is_kept(node: HandNode) -> Non
     assert result.quarantined == 1
     assert (await node.app.fetchval("SELECT change FROM crdt_state.quarantine"))["tags"] == '{"add": {"c": 10}}'
     assert await node.state() == []
+
+
+async def test_the_widest_table_of_sets(postgres_server) -> None:  # type: ignore[no-untyped-def]
+    """Each of them counts twice, because the statement carries more values for it."""
+    count = COLUMNS_MAX // width("or_set")
+    spec = table(*((f"c{i}", "text[]", "or_set") for i in range(count)))
+    async with hand_node(postgres_server, spec, "INSERT INTO t (id) VALUES (1)") as node:
+        values = {f"c{i}": {"add": {"x": 10}} for i in range(count)}
+        await node.merge(Write(1, 10, {}, tuple(Row(key, 10, values, op=op) for key, op in ((1, "U"), (2, "I")))))
+        assert [await node.shown(f"c{count - 1}", key) for key in (1, 2)] == ["{x}", "{x}"]

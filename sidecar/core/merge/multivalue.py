@@ -9,10 +9,19 @@ A table without such columns, or a statement that carries none of them, stays as
 
 from __future__ import annotations
 
-from sidecar.core.catalog import ColumnSpec, TableSpec, quote_literal
+from sidecar.core.catalog import FAMILIES, ColumnSpec, TableSpec, quote_literal
 from sidecar.core.merge import elements, registers, siblings
 from sidecar.core.merge.column_conflicts import within_columns
 from sidecar.core.merge.staging import Shape
+
+COLUMNS_EACH = 2
+"""How much such a column counts against :data:`.state_tables.COLUMNS_MAX`: the statement carries up to fourteen values
+for each of them, twice as many as for another."""
+
+
+def width(crdt: str) -> int:
+    """How much a column with this annotation counts."""
+    return COLUMNS_EACH if FAMILIES[crdt] in ("sibling", "element") else 1
 
 
 class MultiValue:
