@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.core.catalog import ColumnSpec, TableSpec
-from sidecar.core.merge import apply, capture, clean
+from sidecar.core.merge import apply, capture, clean, multivalue
 from sidecar.core.merge.staging import Shape, Statement, full_shape
 from sidecar.core.merge.state_tables import COLUMNS_MAX, state_ddl
 
@@ -42,6 +42,25 @@ STOCK = TableSpec(
     ),
     key_index="stock_pkey",
 )
+BASKET = TableSpec(
+    3,
+    "shop",
+    "basket",
+    key=(column("id", 1, "bigint"),),
+    columns=(
+        column("note", 2, "text", "mv_register"),
+        column("best", 3, "character varying(20)", "max_register"),
+        column("least", 4, "integer", "min_register"),
+        ColumnSpec("cart", 5, "jsonb", "jsonb", "merge", "shop.cart's"),
+        column("seen", 6, "uuid[]", "g_set"),
+        column("tags", 7, "text[]", "or_set"),
+        column("sizes", 8, "integer[]", "aw_set"),
+        column("notes", 9, "jsonb", "lww_set"),
+        column("the prefs", 10, "jsonb", "lww_map"),
+        column("hits", 11, "integer", "pn_counter", not_null=True),
+    ),
+    key_index="basket_pkey",
+)
 
 
 def narrow(spec: TableSpec, *names: str) -> Shape:
@@ -65,6 +84,11 @@ STATEMENTS: dict[str, Statement] = {
     "stock_capture_genesis": capture.genesis_statement(STOCK, full_shape(STOCK)),
     "stock_capture_seen": capture.seen_query(STOCK, full_shape(STOCK)),
     "stock_capture_base": capture.base_statement(STOCK, full_shape(STOCK)),
+    "basket_merge": apply.merge_statement(BASKET, full_shape(BASKET)),
+    "basket_merge_tags": apply.merge_statement(BASKET, narrow(BASKET, "tags")),
+    "basket_merge_hits": apply.merge_statement(BASKET, narrow(BASKET, "hits")),
+    "basket_capture": capture.capture_statement(BASKET, full_shape(BASKET)),
+    "basket_capture_tags": capture.capture_statement(BASKET, narrow(BASKET, "tags")),
 }
 
 
@@ -75,7 +99,7 @@ def test_generated_statements_are_as_written_down(name: str) -> None:
     same_as_written_down(name, f"-- Parameters:\n{parameters}{statement.sql}\n")
 
 
-@pytest.mark.parametrize("spec", [PROFILE, STOCK], ids=lambda spec: f"table_{spec.table_id}")
+@pytest.mark.parametrize("spec", [PROFILE, STOCK, BASKET], ids=lambda spec: f"table_{spec.table_id}")
 def test_state_tables_are_as_written_down(spec: TableSpec) -> None:
     same_as_written_down(f"table_{spec.table_id}_state", "".join(f"{statement};\n" for statement in state_ddl(spec)))
 
@@ -89,24 +113,24 @@ def same_as_written_down(name: str, text: str) -> None:
 
 
 def test_every_golden_file_belongs_to_a_statement() -> None:
-    known = {*STATEMENTS, "table_1_state", "table_2_state"}
+    known = {*STATEMENTS, "table_1_state", "table_2_state", "table_3_state"}
     assert {path.stem for path in GOLDEN.glob("*.sql")} == known
 
 
-@pytest.mark.parametrize("crdt", ["lww_register", "pn_counter"])
+@pytest.mark.parametrize("crdt", ["lww_register", "pn_counter", "merge", "or_set", "lww_map"])
 def test_the_widest_table_fits_a_target_list(crdt: str) -> None:
     """Counted in the text: entries that the widest part of the statement adds up to."""
-    kind = "text" if crdt == "lww_register" else "numeric"
+    kind = {"pn_counter": "numeric", "or_set": "text[]", "lww_map": "jsonb"}.get(crdt, "text")
     key = tuple(column(f"k{i}", 1000 + i, "text") for i in range(32))
-    wide = TableSpec(3, "s", "t", key=key, columns=tuple(column(f"c{i}", i, kind, crdt) for i in range(COLUMNS_MAX)))
-    per_column = 7
-    assert COLUMNS_MAX * per_column + len(key) + 30 <= TARGET_LIST_MAX
+    count = COLUMNS_MAX // multivalue.width(crdt)
+    wide = TableSpec(3, "s", "t", key=key, columns=tuple(column(f"c{i}", i, kind, crdt) for i in range(count)))
+    per_column = 7 * multivalue.width(crdt)
+    assert count * per_column + len(key) + 30 <= TARGET_LIST_MAX
     sql = apply.merge_statement(wide, full_shape(wide)).sql
-    entries = sum(
-        sql.count(f" AS {prefix}_5,") + sql.count(f" AS {prefix}_5\n")
-        for prefix in ("a", "h", "val", "d", "sh", "sn", "sv", "old", "sx", "win", "conf", "true", "keep")
-    )
-    entries += sql.count("u.seen_5") > 0
+    plain = ("a", "h", "val", "d", "c", "sh", "sn", "sv", "old", "sx", "win", "conf", "true", "keep")
+    several = ("ne", "nz", "ec", "ns", "nsib", "fd")
+    entries = sum(sql.count(f" AS {prefix}_5,") + sql.count(f" AS {prefix}_5\n") for prefix in (*plain, *several))
+    entries += sum(f" {name}_5" in sql for name in ("u.seen", "s.e", "s.z", "s.sib"))
     assert 0 < entries <= per_column
 
 
@@ -114,3 +138,5 @@ def test_identifiers_and_literals_are_quoted() -> None:
     for name, statement in STATEMENTS.items():
         if name.startswith("stock"):
             assert "Shop's" not in statement.sql.replace('"Shop\'s"', "").replace("'Shop''s.the", "")
+        if name.startswith("basket"):
+            assert "cart's" not in statement.sql.replace("'shop.cart''s'", "")

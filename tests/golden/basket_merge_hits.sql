@@ -1,0 +1,139 @@
+-- Parameters:
+--   $1: origins
+--   $2: contexts
+--   $3: ops
+--   $4: hlcs
+--   $5: inserted
+--   $6: mask:0
+--   $7: key:1
+--   $8: value:11
+--   $9: bit:11
+--   $10: accepted
+--   $11: members
+--   $12: first
+--   $13: last
+--   $14: from_hlcs
+--   $15: to_hlcs
+WITH g AS (
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k1::bigint AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_11, coalesce(u.v11::numeric, 0) AS d_11, u.accepted, u.members
+    FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::text[], $11::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v11, accepted, members, ord)
+    WHERE u.ord BETWEEN $12::int8 AND $13::int8 OFFSET 0
+), j AS (
+    SELECT g.*,
+      coalesce(g.members, 1) AS member,
+      ($1::int8[])[coalesce(g.members, 1)] AS origin,
+      s.ctid AS s_ctid,
+      t.ctid AS t_ctid,
+      t.xmin AS t_xmin,
+      t.ctid IS NOT NULL AS present,
+      coalesce(s.row_hlc, 0) AS s_row_hlc,
+      coalesce(s.row_node, 0::int2) AS s_row_node,
+      coalesce(s.live_hlc, 0) AS s_live_hlc,
+      coalesce(s.live_node, 0::int2) AS s_live_node,
+      s.dead_hlc AS s_dead_hlc,
+      s.dead_node AS s_dead_node,
+      s.image,
+      CASE WHEN g.accepted IS NOT NULL AND g.accepted = coalesce(t.xmin::text, '') THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U' ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
+      t."hits" AS old_11,
+      coalesce(s.x_11, 0) AS sx_11,
+      CASE WHEN t.ctid IS NULL THEN s.e_6 END AS e_6,
+      CASE WHEN t.ctid IS NULL THEN s.z_6 END AS z_6,
+      CASE WHEN t.ctid IS NULL THEN s.e_7 END AS e_7,
+      CASE WHEN t.ctid IS NULL THEN s.z_7 END AS z_7,
+      CASE WHEN t.ctid IS NULL THEN s.e_8 END AS e_8,
+      CASE WHEN t.ctid IS NULL THEN s.z_8 END AS z_8,
+      CASE WHEN t.ctid IS NULL THEN s.e_9 END AS e_9,
+      CASE WHEN t.ctid IS NULL THEN s.z_9 END AS z_9,
+      CASE WHEN t.ctid IS NULL THEN s.e_10 END AS e_10,
+      CASE WHEN t.ctid IS NULL THEN s.z_10 END AS z_10
+    FROM g LEFT JOIN LATERAL (SELECT s.ctid, s.* FROM crdt_state.row_3 AS s WHERE s.k_1 = g.k_1 LIMIT 1) AS s ON true
+    LEFT JOIN LATERAL (SELECT t.ctid, t.xmin, t.* FROM "shop"."basket" AS t WHERE t."id" = g.k_1 LIMIT 1) AS t ON true
+    OFFSET 0
+), p AS MATERIALIZED (
+    SELECT CASE WHEN q.alive AND q.present THEN CASE WHEN (least(greatest(q.true_11, -2147483648), 2147483647)::integer) IS DISTINCT FROM q.old_11 THEN 'U'::"char" ELSE 'N'::"char" END
+        WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
+      (q.conf_row) AS concurrent,
+      q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_11,
+      q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.d_11, q.true_11, q.e_6, q.z_6, q.e_7, q.z_7, q.e_8, q.z_8, q.e_9, q.z_9, q.e_10, q.z_10, q.image,
+      CASE WHEN NOT q.alive THEN coalesce(q.image, '{}') END AS new_image
+    FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (
+      SELECT j.*, CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
+      CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.origin ELSE j.s_live_node END AS live_node,
+      j.s_dead_hlc AS dead_hlc,
+      j.s_dead_node AS dead_node,
+      j.op <> 'T' AND j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = j.origin OR j.s_dead_hlc <= coalesce(($2::int8[])[j.member][j.s_dead_node], 0)) AS conf_row,
+      coalesce(j.old_11, 0)::numeric + j.sx_11 + CASE WHEN j.a_11 THEN j.d_11 ELSE 0 END AS true_11
+      FROM j OFFSET 0) AS v OFFSET 0) AS q
+), go AS MATERIALIZED (
+    SELECT count(*) AS staged, NOT coalesce(bool_or(dirty), false) AS clean,
+      count(*) FILTER (WHERE p.act IN ('D', 'X')) AS planned_del,
+      count(*) FILTER (WHERE p.act IN ('U')) AS planned_upd,
+      count(*) FILTER (WHERE p.act IN ('I', 'X')) AS planned_ins,
+      count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,
+      count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
+      array_agg(ord) FILTER (WHERE dirty) AS dirty,
+      array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin
+    FROM p
+), del AS (
+    DELETE FROM "shop"."basket" AS t USING (SELECT p.t_ctid, p.t_xmin FROM p WHERE p.act IN ('D', 'X') AND (SELECT clean AND planned_del > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
+), upd AS (
+    UPDATE "shop"."basket" AS t SET "hits" = least(greatest(p.true_11, -2147483648), 2147483647)::integer
+    FROM (SELECT p.t_ctid, p.t_xmin, p.true_11 FROM p WHERE p.act IN ('U') AND (SELECT clean AND planned_upd > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
+), ins AS (
+    INSERT INTO "shop"."basket" ("id", "note", "best", "least", "cart", "seen", "tags", "sizes", "notes", "the prefs", "hits") OVERRIDING SYSTEM VALUE
+    SELECT p.k_1,
+      (p.image ->> 'note')::text,
+      (p.image ->> 'best')::character varying(20),
+      (p.image ->> 'least')::integer,
+      (p.image ->> 'cart')::jsonb,
+      CASE WHEN p.e_6 IS NULL THEN (p.image ->> 'seen')::uuid[] ELSE coalesce(nullif(crdt_state.dots_elements(p.e_6, false), '{}')::text, CASE WHEN p.z_6 IS NOT TRUE THEN '{}' END)::uuid[] END,
+      CASE WHEN p.e_7 IS NULL THEN (p.image ->> 'tags')::text[] ELSE coalesce(nullif(crdt_state.dots_elements(p.e_7, false), '{}')::text, CASE WHEN p.z_7 IS NOT TRUE THEN '{}' END)::text[] END,
+      CASE WHEN p.e_8 IS NULL THEN (p.image ->> 'sizes')::integer[] ELSE coalesce(nullif(crdt_state.dots_elements(p.e_8, true), '{}')::text, CASE WHEN p.z_8 IS NOT TRUE THEN '{}' END)::integer[] END,
+      CASE WHEN p.e_9 IS NULL THEN (p.image ->> 'notes')::jsonb ELSE coalesce(crdt_state.json_array(nullif(crdt_state.stamps_elements(p.e_9, true), '{}')), CASE WHEN p.z_9 IS NOT TRUE THEN '[]'::jsonb END)::jsonb END,
+      CASE WHEN p.e_10 IS NULL THEN (p.image ->> 'the prefs')::jsonb ELSE coalesce(nullif(crdt_state.map_value(p.e_10), '{}'), CASE WHEN p.z_10 IS NOT TRUE THEN '{}'::jsonb END)::jsonb END,
+      least(greatest(p.true_11, -2147483648), 2147483647)::integer
+    FROM p WHERE p.act IN ('I', 'X') AND (SELECT clean AND planned_ins > 0 FROM go) RETURNING 1
+), st_upd AS (
+    UPDATE crdt_state.row_3 AS s SET live_node = p.live_node::int2,
+      live_hlc = p.live_hlc,
+      row_xmin = CASE WHEN p.act IN ('U', 'I', 'X') THEN pg_current_xact_id()::xid WHEN p.alive AND p.present THEN p.t_xmin END,
+      image = p.new_image,
+      x_11 = nullif(p.true_11 - CASE WHEN p.alive THEN least(greatest(p.true_11, -2147483648), 2147483647)::integer ELSE 0 END, 0)
+    FROM (SELECT p.act, p.present, p.alive, p.live_hlc, p.live_node, p.s_ctid, p.t_xmin, p.true_11, p.new_image FROM p WHERE p.s_ctid IS NOT NULL AND (SELECT clean AND known > 0 FROM go) OFFSET 0) AS p WHERE s.ctid = p.s_ctid
+), st_ins AS (
+    INSERT INTO crdt_state.row_3 (k_1, live_node, live_hlc, row_xmin, image, row_hlc, row_node, x_11)
+    SELECT p.k_1,
+      p.live_node::int2,
+      p.live_hlc,
+      CASE WHEN p.act IN ('U', 'I', 'X') THEN pg_current_xact_id()::xid WHEN p.alive AND p.present THEN p.t_xmin END,
+      p.new_image,
+      0,
+      0::int2,
+      nullif(p.true_11 - CASE WHEN p.alive THEN least(greatest(p.true_11, -2147483648), 2147483647)::integer ELSE 0 END, 0)
+    FROM p WHERE p.s_ctid IS NULL AND p.act <> 'M' AND (SELECT clean AND unknown > 0 FROM go)
+), counted AS (
+    INSERT INTO crdt_state.counter_3 AS c (k_1, attnum, node, increased, decreased) SELECT p.k_1, v.attnum, p.origin::int2, greatest(v.delta, 0), greatest(-v.delta, 0) FROM p, LATERAL (VALUES (11, CASE WHEN p.a_11 THEN p.d_11 ELSE 0 END, false)) AS v(attnum, delta, written) WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND p.act <> 'M' AND (SELECT clean AND staged > 0 FROM go) ON CONFLICT (k_1, attnum, node) DO UPDATE SET increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased
+), conflicts AS (
+    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, winner_node, winner_hlc, winner_value, loser_node, loser_hlc, loser_value)
+    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 3, jsonb_build_object('id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
+      CASE WHEN c.wins THEN c.hlc ELSE c.here_hlc END,
+      CASE WHEN c.wins THEN c.value ELSE c.here_value END,
+      CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
+      CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
+      CASE WHEN c.wins THEN c.here_value ELSE c.value END
+    FROM p LEFT JOIN crdt_state.row_3 AS s ON s.ctid = p.s_ctid
+    LEFT JOIN "shop"."basket" AS t ON t.ctid = p.t_ctid,
+    LATERAL (VALUES (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written'),
+      (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted'))
+      AS c(name, rule, conflict, wins, hlc, value, here_hlc, here_node, here_value),
+    LATERAL (SELECT md5(concat_ws(E'\x01', 'shop.basket', jsonb_build_object('id', p.k_1::text)::text, c.name, least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node))) AS md5) AS d
+    WHERE p.concurrent AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT clean AND concurrent > 0 FROM go)
+    ON CONFLICT (id) DO NOTHING RETURNING 1
+), missing AS (
+    INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)
+    SELECT p.origin, ($14::int8[])[p.member], ($15::int8[])[p.member], 'shop.basket', jsonb_build_object('id', p.k_1::text), jsonb_build_object('hits', p.d_11::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
+    FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT clean AND absent > 0 FROM go) RETURNING 1
+)
+SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
+  staged, planned_del, planned_upd, planned_ins, dirty, dirty_xmin
+FROM go
