@@ -73,23 +73,23 @@ _SET_TEXT = "an array or a jsonb array"
 # Every word there is. A word that this version does not merge yet is known but not available.
 COLUMN_WORDS: dict[str, ColumnWord] = {
     "lww_register": ColumnWord("any type", _is_any, available=True),
-    "mv_register": ColumnWord("any type", _is_any),
+    "mv_register": ColumnWord("any type", _is_any, available=True),
     "g_counter": ColumnWord(_COUNTER_TEXT, _is_counter, available=True),
     "pn_counter": ColumnWord(_COUNTER_TEXT, _is_counter, available=True),
-    "g_set": ColumnWord(_SET_TEXT, _is_set),
-    "or_set": ColumnWord(_SET_TEXT, _is_set),
-    "aw_set": ColumnWord(_SET_TEXT, _is_set),
-    "lww_set": ColumnWord(_SET_TEXT, _is_set),
-    "lww_map": ColumnWord("jsonb", _is_map),
-    "max_register": ColumnWord("an ordered type", _is_ordered),
-    "min_register": ColumnWord("an ordered type", _is_ordered),
-    "merge": ColumnWord("any type", _is_any, takes_argument=True),
+    "g_set": ColumnWord(_SET_TEXT, _is_set, available=True),
+    "or_set": ColumnWord(_SET_TEXT, _is_set, available=True),
+    "aw_set": ColumnWord(_SET_TEXT, _is_set, available=True),
+    "lww_set": ColumnWord(_SET_TEXT, _is_set, available=True),
+    "lww_map": ColumnWord("jsonb", _is_map, available=True),
+    "max_register": ColumnWord("an ordered type", _is_ordered, available=True),
+    "min_register": ColumnWord("an ordered type", _is_ordered, available=True),
+    "merge": ColumnWord("any type", _is_any, available=True, takes_argument=True),
 }
 
 ROW_RULES: dict[str, RowRule] = {
     "lww": RowRule(available=True),
-    "add_wins": RowRule(),
-    "remove_wins": RowRule(),
+    "add_wins": RowRule(available=True),
+    "remove_wins": RowRule(available=True),
 }
 
 DEFAULT_COLUMN_WORD = "lww_register"

@@ -3,7 +3,6 @@ rows are queued for a rewrite."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from node_harness import HarnessNode, cluster
 
-from sidecar.core.annotations import COLUMN_WORDS
 from sidecar.core.elements import array_elements
 
 SCHEMA = """
@@ -32,9 +30,7 @@ INSERT INTO items VALUES (1, '{b,a}', '{t,f}', '{10,9}', '{x}', '{1.0,2}', '{"k"
 
 
 @pytest.fixture
-async def node(postgres_server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HarnessNode]:  # type: ignore[no-untyped-def]
-    for word, entry in COLUMN_WORDS.items():
-        monkeypatch.setitem(COLUMN_WORDS, word, dataclasses.replace(entry, available=True))
+async def node(postgres_server) -> AsyncIterator[HarnessNode]:  # type: ignore[no-untyped-def]
     async with cluster(postgres_server, 1, SCHEMA) as (node,):
         yield node
 

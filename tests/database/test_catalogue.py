@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
-from sidecar.core.annotations import COLUMN_WORDS
 from sidecar.core.catalog import TableSpec
 from sidecar.postgres.admin import connect
 from sidecar.postgres.catalogue import Catalogue, read_catalogue
@@ -249,13 +247,6 @@ async def test_the_fingerprint_does_not_depend_on_column_order(read: Read) -> No
     assert one.fingerprint() != two.fingerprint()
 
 
-@pytest.fixture
-def every_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    for word, entry in COLUMN_WORDS.items():
-        monkeypatch.setitem(COLUMN_WORDS, word, replace(entry, available=True))
-
-
-@pytest.mark.usefixtures("every_word")
 async def test_only_ordered_types_have_a_greatest_value(read: Read) -> None:
     types = {
         "a": "int",
@@ -281,7 +272,6 @@ async def test_only_ordered_types_have_a_greatest_value(read: Read) -> None:
     assert "pg_snapshot[]" in problem.message
 
 
-@pytest.mark.usefixtures("every_word")
 async def test_a_merge_function_that_is_not_there_is_a_warning(read: Read) -> None:
     functions = {
         "a": "shop.longer",

@@ -20,13 +20,8 @@ from sidecar.core.annotations import (
     parse_table_comment,
     set_annotation,
 )
+from sidecar.core.catalog import FAMILIES
 from sidecar.errors import AnnotationError, SchemaError
-
-
-@pytest.fixture
-def merge_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    enabled = dataclasses.replace(COLUMN_WORDS["merge"], available=True)
-    monkeypatch.setitem(annotations.COLUMN_WORDS, "merge", enabled)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +84,6 @@ def test_table_comment(text: str) -> None:
         ("@crdt(pn_counter g_counter)", 16, "unexpected text", "known words"),
         ("@crdt(pn_counter(5))", 6, "takes no argument", "@crdt(pn_counter)"),
         ("@crdt(row=lww)", 6, "is for a table", "table's comment"),
-        ("@crdt(or_set)", 6, "known, but not available in this version", "use lww_register"),
-        ("@crdt(merge(public.fn))", 6, "known, but not available in this version", "use lww_register"),
         ("@crdt (see the wiki)", 10, "unexpected text", "known words"),
     ],
 )
@@ -107,7 +100,6 @@ def test_column_comment_refused(text: str, position: int, message: str, mend: st
     ("text", "position", "message", "mend"),
     [
         ("@crdt(row=lwv)", 10, "unknown row rule", "did you mean lww?"),
-        ("@crdt(row=add_wins)", 10, "known, but not available", "use @crdt(row=lww)"),
         ("@crdt(row=)", 10, "unknown row rule", "known words: lww, add_wins, remove_wins"),
         ("@crdt(pn_counter)", 6, "is for a column", "@crdt(row=lww)"),
         ("@crdt(rows=lww)", 10, "unexpected text", "known words"),
@@ -132,36 +124,40 @@ def test_table_comment_refused(text: str, position: int, message: str, mend: str
         ('@crdt(merge("My"."f)n("))', '"My"."f)n("'),
     ],
 )
-@pytest.mark.usefixtures("merge_available")
 def test_argument(text: str, argument: str) -> None:
     assert parse_column_comment(text) == ColumnAnnotation("merge", argument, 0)
 
 
 @pytest.mark.parametrize("text", ["@crdt(merge)", "@crdt(merge())", "@crdt(merge( ))"])
-@pytest.mark.usefixtures("merge_available")
 def test_argument_missing(text: str) -> None:
     with pytest.raises(AnnotationError, match="needs an argument"):
         parse_column_comment(text)
 
 
 def test_available_words_are_those_this_version_merges() -> None:
-    assert {w for w, e in COLUMN_WORDS.items() if e.available} == {"lww_register", "g_counter", "pn_counter"}
-    assert {r for r, e in ROW_RULES.items() if e.available} == {"lww"}
+    assert {w for w, e in COLUMN_WORDS.items() if e.available} == set(FAMILIES)
+    assert {r for r, e in ROW_RULES.items() if e.available} == {"lww", "add_wins", "remove_wins"}
 
 
 @pytest.mark.parametrize("word", list(COLUMN_WORDS))
-def test_enabling_a_word_is_one_change_of_data(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(annotations.COLUMN_WORDS, word, dataclasses.replace(COLUMN_WORDS[word], available=True))
+def test_a_word_is_made_unavailable_by_one_change_of_data(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"@crdt({word}(public.fn))" if COLUMN_WORDS[word].takes_argument else f"@crdt({word})"
     parsed = parse_column_comment(text)
     assert parsed is not None
     assert parsed.word == word
+    monkeypatch.setitem(annotations.COLUMN_WORDS, word, dataclasses.replace(COLUMN_WORDS[word], available=False))
+    with pytest.raises(AnnotationError, match="known, but not available in this version") as caught:
+        parse_column_comment(text)
+    assert "use lww_register" in caught.value.mend
 
 
 @pytest.mark.parametrize("rule", list(ROW_RULES))
-def test_enabling_a_row_rule_is_one_change_of_data(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(annotations.ROW_RULES, rule, dataclasses.replace(ROW_RULES[rule], available=True))
+def test_a_row_rule_is_made_unavailable_by_one_change_of_data(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_table_comment(f"@crdt(row={rule})") == TableAnnotation(rule, 0)
+    monkeypatch.setitem(annotations.ROW_RULES, rule, dataclasses.replace(ROW_RULES[rule], available=False))
+    with pytest.raises(AnnotationError, match="known, but not available in this version") as caught:
+        parse_table_comment(f"@crdt(row={rule})")
+    assert "use @crdt(row=lww)" in caught.value.mend
 
 
 FITS = [
@@ -247,7 +243,7 @@ def test_set_annotation_refuses_to_guess(comment: str, words: str | None) -> Non
 
 
 free_text = st.text(st.characters(exclude_characters="@()", exclude_categories=["Cs"]), max_size=30)
-words = st.sampled_from(["", *(w for w, e in COLUMN_WORDS.items() if e.available)])
+words = st.sampled_from(["", *(w for w, e in COLUMN_WORDS.items() if not e.takes_argument), "merge(public.fn)"])
 
 
 @given(free_text, words, words)
@@ -255,7 +251,7 @@ def test_set_annotation_laws(text: str, first: str, second: str) -> None:
     once = set_annotation(text, first)
     parsed = parse_column_comment(once)
     assert parsed is not None
-    assert parsed.word == (first or "lww_register")
+    assert parsed.word == (first.partition("(")[0] or "lww_register")
     assert set_annotation(once, first) == once
     assert set_annotation(once, second) == set_annotation(text, second)
     bare = set_annotation(once, None)

@@ -373,7 +373,7 @@ def test_nothing_annotated() -> None:
         ("CREATE TABLE posts (\n  likes bigint, -- @crdt(pn_conter)\n  x int);", "2:26", "unknown annotation"),
         ("CREATE TABLE posts (\n  likes bigint -- x @crdt(pn_counter\n);", "2:26", "not closed"),
         ("CREATE TABLE posts (\n  a int, -- @crdt(pn_counter) @crdt\n  x int);", "2:31", "more than one"),
-        ("CREATE TABLE posts (a int, -- @crdt(or_set)\n x int);", "1:37", "not available in this version"),
+        ("CREATE TABLE posts (a int, -- @crdt(merge)\n x int);", "1:37", "needs an argument"),
         ("-- @crdt(pn_counter)\nCREATE TABLE posts (a int);", "1:10", "is for a column"),
         ("CREATE TABLE posts (\n a int, -- @crdt(row=lww)\n b int);", "2:18", "is for a table"),
         ("CREATE TABLE posts (\n a int,\n PRIMARY KEY (a) -- @crdt\n);", "3:21", "constraint of table posts"),
