@@ -21,7 +21,7 @@ from sidecar.lab import convergence
 from sidecar.lab.embedded import EmbeddedPostgres
 from sidecar.lab.ports import HOST, free_port
 from sidecar.lab.process import last_lines, spawn
-from sidecar.lab.proxy import LinkProxy
+from sidecar.lab.proxy import Direction, LinkProxy
 from sidecar.lab.waiting import wait_until
 
 NODE_NAMES = ("us-east", "eu-west", "ap-south", "sa-east", "af-south")
@@ -272,6 +272,11 @@ class LabCluster:
         """Cut the link between two nodes until :meth:`heal`."""
         for proxy in self.links(a, b):
             await proxy.cut()
+
+    def cut_one_way(self, a: int, b: int) -> None:
+        """Let nothing of node a reach node b until :meth:`heal`; a goes on to hear b."""
+        self.link(a, b).black_hole(Direction.TO_TARGET)
+        self.link(b, a).black_hole(Direction.TO_CLIENT)
 
     async def isolate(self, index: int) -> None:
         """Cut a node off from all others."""

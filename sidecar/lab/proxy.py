@@ -1,7 +1,8 @@
-"""A TCP proxy for one link: delay, jitter, bandwidth, cuts. Runs in the event loop of whoever tests or demonstrates.
+"""A TCP proxy for one link: delay, jitter, bandwidth, cuts, damage. Runs in the event loop of whoever tests or shows.
 
 A chunk first takes its time on the link (size / bandwidth, after the chunks before it, whatever connection they
-belong to), then ``delay + jitter``; it never overtakes another chunk of its connection, as TCP does not either.
+belong to), then ``delay + jitter``; it never overtakes another chunk of its connection, as TCP does not either. With
+:class:`~sidecar.lab.damage.ChunkFaults` the proxy is a broken box on the way, which both ends must notice.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import asyncio
 import contextlib
 import enum
 import random
-from collections import deque
+from collections import Counter, deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from sidecar.errors import SidecarError
+from sidecar.lab.damage import NO_FAULTS, DamagedStream
 from sidecar.lab.ports import HOST
 
 CHUNK_BYTES = 64 * 1024  # as much as a socket usually hands over at once; also the grain of the bandwidth limit
@@ -70,7 +73,8 @@ class LinkProxy:
     """Listens on ``port`` (0: chosen by the system) and forwards each connection to ``target``.
 
     ``delay_ms`` and ``jitter_ms`` (uniform, added) apply to each direction; ``bytes_per_s`` likewise, ``None`` is
-    unlimited. They may be set at any time and hold for what is read from then on. ``seed`` makes jitter repeatable.
+    unlimited, and so do ``faults``. They may be set at any time and hold for what is read from then on. ``seed`` makes
+    jitter and faults repeatable; ``damaged`` counts the faults that happened.
     """
 
     def __init__(
@@ -87,6 +91,8 @@ class LinkProxy:
         self.delay_ms = delay_ms
         self.jitter_ms = jitter_ms
         self.bytes_per_s = bytes_per_s
+        self.faults = NO_FAULTS
+        self.damaged: Counter[str] = Counter()
         self.bytes_forwarded = dict.fromkeys(BOTH, 0)
         self.connections_total = 0
         self._port = port
@@ -139,19 +145,22 @@ class LinkProxy:
         await self._drop()
 
     def black_hole(self, *directions: Direction) -> None:
-        """Stop forwarding without closing anything: in one direction, or in both when none is named."""
+        """Stop forwarding without closing anything: in one direction (a one-way cut), or in both when none is named.
+        Whoever hears nothing any more cuts the link by itself."""
         for direction in directions or BOTH:
             self._gates[direction].set(False)
 
     def heal(self) -> None:
-        """End a cut and a black hole; what waited in a black hole is delivered, as TCP would retransmit it."""
+        """End a cut, a black hole and faults; what waited in a black hole is delivered, as TCP would retransmit it."""
         self._refusing = False
+        self.faults = NO_FAULTS
         for gate in self._gates.values():
             gate.set(True)
 
     @property
     def healthy(self) -> bool:
-        return not self._refusing and all(gate.is_open for gate in self._gates.values())
+        whole = not self._refusing and self.faults == NO_FAULTS
+        return whole and all(gate.is_open for gate in self._gates.values())
 
     # -- forwarding ------------------------------------------------------------------------------------------------
 
@@ -201,10 +210,19 @@ class LinkProxy:
             for one in writers:
                 one.transport.abort() if self._refusing else one.close()
 
+    async def _chunks(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+        """What is to be forwarded."""
+        stream = DamagedStream(self._random, self.damaged)
+        while data := await reader.read(CHUNK_BYTES):
+            for chunk in stream.take(data, self.faults):
+                yield chunk
+        for chunk in stream.end():
+            yield chunk
+
     async def _read(self, pipe: _Pipe) -> None:
         loop = asyncio.get_running_loop()
         departure = 0.0
-        while data := await pipe.reader.read(CHUNK_BYTES):
+        async for data in self._chunks(pipe.reader):
             sent = max(loop.time(), self._link_free[pipe.direction])
             if self.bytes_per_s is not None:
                 sent += len(data) / self.bytes_per_s

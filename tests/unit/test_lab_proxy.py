@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from sidecar.errors import SidecarError
+from sidecar.lab.damage import ChunkFaults
 from sidecar.lab.proxy import Direction, LinkProxy
 from sidecar.lab.waiting import wait_until
 
@@ -131,6 +132,18 @@ async def test_a_black_hole_keeps_the_connection_and_delivers_late(
     assert not done
     proxy.heal()
     assert await asyncio.wait_for(reading, DEADLINE_S) == b"in the hole"
+
+
+async def test_faults_happen_until_healed(proxy: LinkProxy) -> None:
+    proxy.faults = ChunkFaults(duplicated=1.0)
+    assert not proxy.healthy
+    streams = await dial(proxy)
+    streams[1].write(b"word")
+    assert await asyncio.wait_for(streams[0].readexactly(16), DEADLINE_S) == b"word" * 4, "doubled on both ways"
+    assert proxy.damaged["duplicated"] >= 2
+    proxy.heal()
+    assert proxy.healthy
+    assert await echo(streams, b"whole") == b"whole"
 
 
 async def test_an_absent_target_closes_the_connection() -> None:
