@@ -27,11 +27,38 @@ def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> St
     """
     parameters = Parameters()
     me = f"{parameters.number('node')}::int2"
-    table = row_table(spec)
-    old = tuple((f"old:{c.attnum}", "numeric") for c in spec.counters if c.attnum in shape.attnums and shape.full)
     elements = capture_elements.carried(spec, shape)
+    old = [(f"old:{c.attnum}", "numeric") for c in spec.counters if c.attnum in shape.attnums and shape.full]
     old += capture_elements.old_images(elements)
     rows = staged(spec, shape, parameters, (("xids", "xid"), ("images", "jsonb"), *old))
+    values, updates = _row_values(spec, me)
+    for column in spec.columns:
+        if column.attnum not in shape.attnums:
+            continue
+        if column.is_counter:
+            name = f"x_{column.attnum}"
+            values[name], updates[name] = _excess(spec, column.attnum, shape)
+        else:
+            of_values, of_updates = _assigned(column, me)
+            values |= of_values
+            updates |= of_updates
+    for column in elements:
+        states = capture_elements.state_values(column, parameters.number("node"))
+        values |= states
+        updates |= {name: f"excluded.{name}" for name in states}
+    keys = [f"k_{c.attnum}" for c in spec.key]
+    sets = ",\n      ".join(f"{name} = {value}" for name, value in updates.items())
+    upsert = (
+        f"INSERT INTO {row_table(spec)} AS s ({', '.join([*keys, *values])})\n"
+        f"    SELECT {', '.join(f'g.{key}' for key in keys)}, {', '.join(values.values())}\n"
+        f"    FROM g{' ' + capture_elements.state_before(spec, elements) if elements else ''}\n"
+        f"    ON CONFLICT ({', '.join(keys)}) DO UPDATE SET\n      {sets}"
+    )
+    return parameters.statement(f"WITH g AS (\n    {rows}\n){_queueing(spec, shape, upsert, look=look)}")
+
+
+def _row_values(spec: TableSpec, me: str) -> tuple[dict[str, str], dict[str, str]]:
+    """What a fresh state row says of the row as a whole, and what becomes of an existing one (``s``)."""
     insert = "g.op IN ('I', 'R')"
     values = {
         "row_node": f"CASE WHEN {insert} THEN {me} ELSE 0 END::int2",
@@ -44,7 +71,7 @@ def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> St
         "image": "g.images",
         **liveness.captured_values(spec),
     }
-    inserted = f"(excluded.row_node = {me} AND excluded.row_hlc > 0)"
+    inserted = _inserted(me)
     written = "excluded.live_hlc > 0"
     # The delete and the insert of one transaction have one dot, and stand in different parts of a large one.
     again = f"({inserted} AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc)"
@@ -59,39 +86,35 @@ def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> St
         "image": "excluded.image",
         **liveness.captured_updates(spec),
     }
-    for column in spec.columns:
-        n = column.attnum
-        if n not in shape.attnums:
-            continue
-        if column.is_counter:
-            values[f"x_{n}"], updates[f"x_{n}"] = _excess(spec, column.attnum, shape)
-            continue
-        own = f"g.a_{n} AND (g.op NOT IN ('I', 'R') OR g.h_{n} <> g.ins)"
-        values[f"n_{n}"] = f"CASE WHEN {own} THEN {me} END"
-        values[f"h_{n}"] = f"CASE WHEN {own} THEN g.h_{n} END"
-        assigned = f"({inserted} OR excluded.h_{n} IS NOT NULL)"
-        updates[f"n_{n}"] = f"CASE WHEN {assigned} THEN excluded.n_{n} ELSE s.n_{n} END"
-        updates[f"h_{n}"] = f"CASE WHEN {assigned} THEN excluded.h_{n} ELSE s.h_{n} END"
-        winner = f"coalesce(s.n_{n}, s.row_node)"
-        updates[f"v_{n}"] = (
-            f"CASE WHEN {assigned} AND {winner} <> {me} AND coalesce(s.h_{n}, s.row_hlc) > 0"
-            f" THEN crdt_state.vector_add(s.v_{n}, {winner}, coalesce(s.h_{n}, s.row_hlc), {me}) ELSE s.v_{n} END"
-        )
-        if column.is_sibling:
-            updates[f"sib_{n}"] = f"CASE WHEN NOT {assigned} THEN s.sib_{n} END"
-    for column in elements:
-        states = capture_elements.state_values(column, parameters.number("node"))
-        values |= states
-        updates |= {name: f"excluded.{name}" for name in states}
-    keys = [f"k_{c.attnum}" for c in spec.key]
-    sets = ",\n      ".join(f"{name} = {value}" for name, value in updates.items())
-    upsert = (
-        f"INSERT INTO {table} AS s ({', '.join([*keys, *values])})\n"
-        f"    SELECT {', '.join(f'g.{key}' for key in keys)}, {', '.join(values.values())}\n"
-        f"    FROM g{' ' + capture_elements.state_before(spec, elements) if elements else ''}\n"
-        f"    ON CONFLICT ({', '.join(keys)}) DO UPDATE SET\n      {sets}"
-    )
-    with_rows = f"WITH g AS (\n    {rows}\n)"
+    return values, updates
+
+
+def _inserted(me: str) -> str:
+    return f"(excluded.row_node = {me} AND excluded.row_hlc > 0)"
+
+
+def _assigned(column: ColumnSpec, me: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The dot and the vector of a column's latest write, fresh and in an existing state row; a local write has seen
+    every sibling."""
+    n = column.attnum
+    own = f"g.a_{n} AND (g.op NOT IN ('I', 'R') OR g.h_{n} <> g.ins)"
+    values = {f"n_{n}": f"CASE WHEN {own} THEN {me} END", f"h_{n}": f"CASE WHEN {own} THEN g.h_{n} END"}
+    assigned = f"({_inserted(me)} OR excluded.h_{n} IS NOT NULL)"
+    winner = f"coalesce(s.n_{n}, s.row_node)"
+    updates = {
+        f"n_{n}": f"CASE WHEN {assigned} THEN excluded.n_{n} ELSE s.n_{n} END",
+        f"h_{n}": f"CASE WHEN {assigned} THEN excluded.h_{n} ELSE s.h_{n} END",
+        f"v_{n}": f"CASE WHEN {assigned} AND {winner} <> {me} AND coalesce(s.h_{n}, s.row_hlc) > 0"
+        f" THEN crdt_state.vector_add(s.v_{n}, {winner}, coalesce(s.h_{n}, s.row_hlc), {me}) ELSE s.v_{n} END",
+    }
+    if column.is_sibling:
+        updates[f"sib_{n}"] = f"CASE WHEN NOT {assigned} THEN s.sib_{n} END"
+    return values, updates
+
+
+def _queueing(spec: TableSpec, shape: Shape, upsert: str, *, look: bool) -> str:
+    """The rest of the statement: the upsert alone, or with the rows that must be rewritten queued."""
+    elements = capture_elements.carried(spec, shape)
     excess = [f"x_{c.attnum}" for c in spec.counters if c.attnum in shape.attnums]
     due = []
     if excess or elements:
@@ -100,12 +123,13 @@ def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> St
     if shape.full:
         due.append(f"up.row_xmin IS NULL AND {_still_there(spec)}" if look else "up.row_xmin IS NULL")
     if not due:
-        return parameters.statement(f"{with_rows}\n{upsert}")
+        return f"\n{upsert}"
+    keys = [f"k_{c.attnum}" for c in spec.key]
     key_text = ", ".join(f"up.{key}::text" for key in keys)
     shown = [f"{name}_{c.attnum}" for c in elements for name in ("e", "z")]
     returning = ", ".join(f"s.{name}" for name in [*keys, "row_xmin", "row_node", *excess, *shown])
-    return parameters.statement(
-        f"{with_rows}, up AS (\n    {upsert}\n    RETURNING {returning}\n)\n"
+    return (
+        f", up AS (\n    {upsert}\n    RETURNING {returning}\n)\n"
         f"INSERT INTO crdt_state.rewrite (table_id, row_key)\n"
         f"SELECT {spec.table_id}, ARRAY[{key_text}] FROM up WHERE {' OR '.join(due)} "
         "RETURNING id, row_key"
