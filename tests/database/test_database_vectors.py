@@ -1,0 +1,131 @@
+"""Every merge vector on three real databases: captured from ordinary statements, merged in both orders of delivery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from node_harness import HarnessNode, cluster, settle
+
+from sidecar.core.catalog import quote_literal
+from tests.merge_vectors import ABSENT, MERGE_FUNCTIONS, VECTORS, MergeVector, Write, literal
+
+LATER = 1 << 24
+"""What the later node's clock is ahead of the earlier's: more than all its transactions."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A vector and its row: the table of its type, and its key."""
+
+    vector: MergeVector
+    table: str
+    key: int
+
+    def statements(self, transaction: Iterable[Write]) -> list[str]:
+        return [write.sql(self.table, str(self.key), self.vector.type_name) for write in transaction]
+
+
+def placed() -> list[Placed]:
+    tables: dict[tuple[str, str, str], str] = {}
+    out = []
+    for key, vector in enumerate(VECTORS):
+        kind = (vector.annotation, vector.type_name, vector.row_rule)
+        out.append(Placed(vector, tables.setdefault(kind, f"v{len(tables)}"), key))
+    return out
+
+
+PLACED = placed()
+
+
+def schema(*, as_genesis: bool) -> str:
+    lines = [function.sql + ";" for function in MERGE_FUNCTIONS.values()]
+    for table, vector in {p.table: p.vector for p in PLACED}.items():
+        lines += [
+            f"CREATE TABLE {table} (id int PRIMARY KEY, v {vector.type_name});",
+            f"COMMENT ON COLUMN {table}.v IS {quote_literal(f'@crdt({vector.annotation})')};",
+            f"COMMENT ON TABLE {table} IS '@crdt(row={vector.row_rule})';",
+        ]
+    return "\n".join(lines + (initial() if as_genesis else []))
+
+
+def initial() -> list[str]:
+    return [
+        f"INSERT INTO {p.table} VALUES ({p.key}, {literal(p.vector.initial, p.vector.type_name)});"
+        for p in PLACED
+        if p.vector.initial is not ABSENT
+    ]
+
+
+async def run(node: HarnessNode, transactions: Iterable[list[str]]) -> None:
+    for statements in transactions:
+        async with node.app.transaction():
+            for statement in statements:
+                await node.sql(statement)
+    await node.captured()
+
+
+async def concurrently(earlier: HarnessNode, later: HarnessNode, of: dict[int, list[list[str]]]) -> None:
+    """The transactions of both nodes, which do not see each other."""
+    await run(earlier, of[earlier.id])
+    later.state.hlc.last = max(later.state.hlc.last, earlier.state.hlc.last + LATER)
+    await run(later, of[later.id])
+
+
+def of_nodes(vectors: list[Placed]) -> dict[int, list[list[str]]]:
+    return {
+        2: [p.statements(t) for p in vectors for t in p.vector.at_b],
+        3: [p.statements(t) for p in vectors for t in p.vector.at_c],
+    }
+
+
+async def shown(node: HarnessNode, place: Placed) -> Any:
+    [*rows] = await node.rows(f"SELECT v::text FROM {place.table} WHERE id = {place.key}")
+    return rows[0][0] if rows else ABSENT
+
+
+async def expected(node: HarnessNode, vector: MergeVector) -> Any:
+    if vector.expected is ABSENT:
+        return ABSENT
+    return await node.value(f"SELECT {literal(vector.expected, vector.type_name)}::text")
+
+
+async def siblings(node: HarnessNode, place: Placed) -> list[Any]:
+    """The values kept, the latest first; one that is alone is the shown one."""
+    spec = node.table(place.table)
+    kept = await node.value(
+        f"SELECT ARRAY(SELECT w ->> 2 FROM jsonb_array_elements(sib_{spec.columns[0].attnum}) AS w)"
+        f" FROM crdt_state.row_{spec.table_id} WHERE k_{spec.key[0].attnum} = {place.key}"
+    )
+    return kept or [await shown(node, place)]
+
+
+@pytest.mark.parametrize("first", [2, 3])
+@pytest.mark.parametrize("as_genesis", [True, False], ids=["genesis", "inserted"])
+async def test_all_vectors(postgres_server, as_genesis: bool, first: int) -> None:  # type: ignore[no-untyped-def]
+    """``first``: whose changes node 1, which wrote none of them, merges first."""
+    async with cluster(postgres_server, 3, schema(as_genesis=as_genesis)) as nodes:
+        a, b, c = nodes
+        if not as_genesis:
+            await run(a, [initial()])
+        await run(a, [p.statements(t) for p in PLACED for t in p.vector.at_a])
+        await settle(nodes)
+        await concurrently(b, c, of_nodes([p for p in PLACED if p.vector.later == "C"]))
+        await concurrently(c, b, of_nodes([p for p in PLACED if p.vector.later == "B"]))
+        for other in sorted((b, c), key=lambda node: node.id != first):
+            await a.merge_from(other)
+        await settle(nodes)
+        await run(a, [p.statements(t) for p in PLACED for t in p.vector.after])
+        await settle(nodes)
+        wrong = []
+        for place in PLACED:
+            wanted = await expected(a, place.vector)
+            for node in nodes:
+                got = await shown(node, place)
+                several = [v if v is None else str(v) for v in place.vector.siblings or ()]
+                kept = await siblings(node, place) if several else []
+                if got != wanted or kept != several:
+                    wrong.append((str(place.vector), node.id, got, wanted, kept))
+        assert wrong == []
