@@ -23,6 +23,16 @@ CAPTURE_WAIT_S = 5.0
 RETRY_FIRST_S = 0.002
 """First pause after a lock timeout; doubles up to retry_ms_max, with jitter so that two nodes do not march in step."""
 
+DIRTY_TRIES = 8
+"""Tries of a change set with dirty rows without a pause: they wait for capture, longer each time. What is dirty after
+that is not so because of local load."""
+
+CAPTURE_BEHIND_S = 1.0
+"""Pause of a change set that waits for capture, after CAPTURE_WAIT_S in vain."""
+
+RETRY_TOLD_S = 10.0
+"""A change set that fails for so long is a problem, with its reason: ten times the longest wait that load explains."""
+
 HELD_RETRY_S = 1.0
 """A change set that waits for a person is tried again this often: soon after the mend, cheap until then."""
 
@@ -100,6 +110,7 @@ class Applier:
         if origin is not None:
             self._state.log.warning("gap", origin=origin, mend="the peer sends again from what is merged here")
             self._inbox.clear(origin)
+            self._gate.settled(origin)
             self._resync(origin)
 
     async def _idle(self) -> None:
@@ -119,12 +130,15 @@ class Applier:
         sets = [self._opened(received) for received in ready]
         try:
             result = await merge(sets, self._observe)
-        except DirtyRowsError:
-            self._state.counters.retry(_CAUSES[DirtyRowsError])
+        except DirtyRowsError as error:
             self._lock_first = True
             if locked:
-                # Capture did not come by while the rows were locked; now it has as long as it needs.
+                # Capture did not come by while the rows were locked: fewer at a time, and what is alone then waits by
+                # itself and keeps what it has learnt.
+                self._failed(ready, error, Retry(merge_set=sets[0]))
                 await self._merger.wait_for_capture(CAPTURE_WAIT_S)
+            else:
+                self._state.counters.retry(_CAUSES[DirtyRowsError])
         except Exception as error:
             if not self._failed(ready, error, Retry(merge_set=sets[0])):
                 raise
@@ -140,8 +154,12 @@ class Applier:
             # What the try before found dirty counts as clean after this wait, so it may not be cut short.
             if not await self._merger.wait_for_capture(CAPTURE_WAIT_S):
                 self._state.counters.retry("capture_behind")
+                # Nothing was tried, and the others should be meanwhile.
+                self._pause(received.header.origin, retry, CAPTURE_BEHIND_S, "capture is behind on this node")
                 return
-            result = await self._merger.merge_locked([retry.merge_set], self._observe, isolate=retry.isolate)
+            result = await self._merger.merge_locked(
+                [retry.merge_set], self._observe, isolate=retry.isolate, tries=retry.tries
+            )
         except Exception as error:
             if not self._failed([received], error, retry):
                 raise
@@ -160,21 +178,32 @@ class Applier:
             self._sets_max = len(sets) // 2
             return True
         origin = sets[0].header.origin
-        retry.not_before = asyncio.get_running_loop().time() + pause_s
-        self._gate.retries[origin] = retry
+        line = error.line() if isinstance(error, SidecarError) else f"the merge waits: {error}"
         if cause == "held":
             # The mend may change the catalogue: everything is looked up anew.
             retry.merge_set = None
             self._merger.forget_statements()
-            line = error.line() if isinstance(error, SidecarError) else f"the merge waits: {error}"
             self._state.problem(f"merge {origin}", " ".join(line.split()))
+            line = ""
+        self._pause(origin, retry, pause_s, line)
         return True
+
+    def _pause(self, origin: int, retry: Retry, pause_s: float, line: str) -> None:
+        """Try the change set again after a pause, and others meanwhile. What should have passed long ago is told, with
+        ``line`` as the reason."""
+        now = asyncio.get_running_loop().time()
+        retry.not_before = now + pause_s
+        retry.since = now if retry.since is None else retry.since
+        self._gate.retries[origin] = retry
+        if line and now - retry.since >= RETRY_TOLD_S:
+            waits = f"changes of node {origin} wait for {now - retry.since:.0f} s: {line}"
+            self._state.problem(f"merge {origin}", " ".join(waits.split()), restate=True)
 
     def _judge(self, error: Exception, retry: Retry) -> tuple[str | None, float]:
         """The cause to count and the pause in seconds; no cause for an error of the session itself."""
         immediate = _CAUSES.get(type(error))
         if immediate is not None:
-            return immediate, 0.0
+            return immediate, self._backoff_s(retry.tries - DIRTY_TRIES) if retry.tries > DIRTY_TRIES else 0.0
         if isinstance(error, HeldError | ProtocolError):
             return "held", HELD_RETRY_S
         if is_row_error(error) and not retry.isolate:
@@ -227,8 +256,7 @@ class Applier:
         counters.quarantined_rows += result.quarantined
         counters.merge_duration.observe(result.locked_s)
         for received in sets:
-            if self._gate.retries.pop(received.header.origin, None) is not None:
-                state.problem(f"merge {received.header.origin}", None)
+            self._gate.settled(received.header.origin)
         if result.quarantined:
             state.log.warning("quarantined", rows=result.quarantined, mend="SELECT * FROM crdt.quarantine")
         self._adapt(result)

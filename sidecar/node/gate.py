@@ -22,11 +22,12 @@ GAP_LOOK_S = 0.25
 
 @dataclass(slots=True)
 class Retry:
-    """The state of a change set that failed before. ``not_before``: event-loop seconds. ``merge_set`` keeps what its
-    tries have learnt; ``isolate``: rows that cannot apply go to quarantine one by one."""
+    """The state of a change set that failed before. ``not_before`` and ``since`` (it failed first): event-loop seconds.
+    ``merge_set`` keeps what its tries have learnt; ``isolate``: rows that cannot apply go to quarantine one by one."""
 
     tries: int = 0
     not_before: float = 0.0
+    since: float | None = None
     isolate: bool = False
     merge_set: MergeSet | None = None
 
@@ -48,7 +49,12 @@ class Gate:
         for origin, queue in self.inbox.heads().items():
             while queue and queue[0].header.to_hlc <= self.state.clock.get(origin, 0):
                 self.inbox.done(origin)
-                self.retries.pop(origin, None)
+                self.settled(origin)
+
+    def settled(self, origin: int) -> None:
+        """The change set that failed before is merged, or gone."""
+        if self.retries.pop(origin, None) is not None:
+            self.state.problem(f"merge {origin}", None)
 
     def ready(self, rows_budget: float, sets_max: int) -> list[ReceivedSet]:
         """The change sets to merge now in one transaction, in an order that respects their contexts, up to the budget

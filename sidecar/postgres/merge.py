@@ -49,6 +49,10 @@ class CaptureGate(Protocol):
 ROW_ERROR_CLASSES = frozenset({"21", "22", "23", "44", "54", "P0"})
 """SQLSTATE classes about a row's data: cardinality, data exception, integrity, check option, limits, raised."""
 
+LOCKED_WAIT_S_MAX = 1.0
+"""Longest wait for capture with user rows locked: for rows that are hot while capture is behind. Capture catches up
+with what is locked in this time, or the node is too slow for its load."""
+
 REASON_CHARS_MAX = 1000
 """Length of a reason in the quarantine; messages quote values, which may be long."""
 
@@ -188,13 +192,17 @@ class Merger:
         result.locked_s = time.perf_counter() - started
         return result
 
-    async def merge_locked(self, sets: Sequence[MergeSet], observe: Observe, *, isolate: bool = False) -> MergeResult:
+    async def merge_locked(
+        self, sets: Sequence[MergeSet], observe: Observe, *, isolate: bool = False, tries: int = 0
+    ) -> MergeResult:
         """Second try: user rows locked first, so that nothing slips in; waits for capture, bounded, with the rows
         locked and neither row states nor the writer lock held. With ``isolate``, rows that cannot apply are put into
-        quarantine one by one and the others merge."""
+        quarantine one by one and the others merge. ``tries``: how often that was done in vain; the wait doubles each
+        time, up to LOCKED_WAIT_S_MAX, because rows that are written all the time are clean only while they are locked.
+        """
         batch, result = Batch(sets), MergeResult()
         started = time.perf_counter()
-        async with self._locked(batch):
+        async with self._locked(batch, min(LOCKED_WAIT_S_MAX, self._wait_s * 2.0 ** min(tries, 12))):
             if isolate:
                 await self._isolate_batch(batch, result)
             else:
@@ -206,22 +214,22 @@ class Merger:
     async def rewrite(self, merge_set: MergeSet, ids: list[int]) -> None:
         """Bring queued local rows to their merged values, and take them out of the queue."""
         batch, result = Batch([merge_set]), MergeResult()
-        async with self._locked(batch):
+        async with self._locked(batch, self._wait_s):
             for unit in batch.units():
                 await self.merge_unit(batch, unit, result)
             await self._session.connection.execute(self._sql["forget_rewrites"], ids)
 
     @asynccontextmanager
-    async def _locked(self, batch: Batch) -> AsyncIterator[None]:
+    async def _locked(self, batch: Batch, wait_s: float) -> AsyncIterator[None]:
         """An own transaction with all user rows of the batch locked and clean, and the writer lock."""
         async with contextlib.AsyncExitStack() as stack:
             await self._session.begin()
             try:
                 for unit in batch.units():
                     await self._run(self._lock_statements(unit.spec)[0], unit, {})
-                await self._clean_while_locked(batch)
+                await self._clean_while_locked(batch, wait_s)
                 try:
-                    async with asyncio.timeout(self._wait_s):
+                    async with asyncio.timeout(wait_s):
                         await stack.enter_async_context(self._writer)
                 except TimeoutError:
                     raise DirtyRowsError("capture is writing; the rows are let go meanwhile") from None
@@ -231,9 +239,11 @@ class Merger:
                 await self._session.rollback()
                 raise
 
-    async def _clean_while_locked(self, batch: Batch) -> None:
-        if await self._check(batch) and not await self._gate.captured(await self.log_end(), self._wait_s):
-            raise DirtyRowsError("local commits on the rows of a change set are not captured yet")
+    async def _clean_while_locked(self, batch: Batch, wait_s: float) -> None:
+        dirty = await self._check(batch)
+        if dirty and not await self._gate.captured(await self.log_end(), wait_s):
+            rows = ", ".join(f"{count} rows of {table}" for table, count in dirty.items())
+            raise DirtyRowsError(f"local commits are not captured yet ({rows})")
 
     async def give_up_rewrite(self, rewrite_id: int, node_id: int, error: Exception) -> None:
         """Move a queued rewrite that cannot apply into the quarantine."""
@@ -263,14 +273,15 @@ class Merger:
         connection = self._session.connection
         return record_end(parse_lsn(str(await connection.fetchval(self._sql["insert_lsn"]))))
 
-    async def _check(self, batch: Batch) -> bool:
-        """Whether any row is dirty; remembers the (row, xmin) pairs, which are clean once capture has passed."""
-        found = False
+    async def _check(self, batch: Batch) -> dict[str, int]:
+        """How many rows of which tables are dirty; remembers the (row, xmin) pairs, which are clean once capture has
+        passed."""
+        found: dict[str, int] = {}
         for unit in batch.units():
             others: dict[str, Argument] = {"accepted": _accepted(unit)}
             for row in await self._run(self._lock_statements(unit.spec)[1], unit, others):
                 unit.notes.accepted[row["ord"]] = sys.intern(row["xmin"])
-                found = True
+                found[unit.spec.qualified] = found.get(unit.spec.qualified, 0) + 1
         return found
 
     async def _merge_batch(self, batch: Batch, result: MergeResult) -> None:
@@ -358,7 +369,11 @@ class Merger:
             raise ProtocolError(f"{unit.spec.qualified}: {expected} rows announced, {row['staged']} arrays found")
         for step in ("del", "upd", "ins"):
             if row.get(step, 0) != row[f"planned_{step}"]:
-                raise DirtyRowsError(f"rows of {unit.spec.qualified} were written while they were merged")
+                missed = row[f"planned_{step}"] - row.get(step, 0)
+                raise DirtyRowsError(
+                    f"{missed} rows of {unit.spec.qualified} were written while they were merged",
+                    mend="if this lasts: does a trigger or a rule of the table keep the sidecar from writing?",
+                )
         if any(changes.seen):
             await self._run(seen_statement(unit.spec, full_shape(unit.spec)), unit, others)
         result.rows += row["staged"]

@@ -236,3 +236,34 @@ async def test_a_local_insert_and_delete_slip_under_a_remote_insert(nodes: list[
     await a.try_merge(change_set)
     await a.release_capture()
     await converged(nodes, "doc")
+
+
+class LateGate:
+    """A capture that never comes by; notes how long it was waited for, in seconds."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    async def captured(self, lsn: int, timeout_s: float) -> bool:
+        self.waits.append(timeout_s)
+        return False
+
+
+async def test_hot_rows_are_locked_longer_with_every_try_while_capture_is_behind(nodes: list[HarnessNode]) -> None:
+    """Rows that are written all the time are clean only while they are locked: capture that is behind by more than the
+    first wait would otherwise never find them so."""
+    a, b = nodes
+    change_set = await remote(b, "UPDATE doc SET title = 'remote' WHERE id = 1")
+    a.hold_capture()
+    await a.sql("UPDATE doc SET body = 'local' WHERE id = 1")
+    gate = LateGate()
+    a.merger._gate = gate
+    for tries in range(8):
+        with pytest.raises(DirtyRowsError, match=r"1 rows of public\.doc"):
+            await a.merger.merge_locked([a.opened(change_set)], a.observe, tries=tries)
+    first = a.settings.limits.capture_wait_locked_ms / 1000
+    assert gate.waits == [first, 2 * first, 4 * first, 8 * first, 16 * first, 1.0, 1.0, 1.0]
+    a.merger._gate = a.progress
+    await a.release_capture()
+    await a.merge(change_set)
+    await converged(nodes, "doc")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
-from sidecar.errors import HeldError
+from sidecar.errors import DirtyRowsError, HeldError
+from sidecar.node import apply
 from sidecar.node.apply import Applier
 from sidecar.node.inbox import Inbox
 from sidecar.node.pulse import Pulse
@@ -32,6 +33,8 @@ class Merger:
     def __init__(self, refuses: Refuses) -> None:
         self._refuses = refuses
         self.takes_turns = 1
+        self.tries: list[int] = []
+        self.capture_passes = True
         self.given = 0
         self.merged: list[tuple[int, int]] = []
 
@@ -46,11 +49,15 @@ class Merger:
         self.merged += [(header.origin, header.to_hlc) for header in headers]
         return MergeResult(rows=len(headers), locked_s=0.001)
 
-    async def merge_locked(self, sets: Sequence[MergeSet], observe: Any, *, isolate: bool = False) -> MergeResult:
+    async def merge_locked(
+        self, sets: Sequence[MergeSet], observe: Any, *, isolate: bool = False, tries: int = 0
+    ) -> MergeResult:
+        self.tries.append(tries)
         return await self.merge(sets, observe)
 
     async def wait_for_capture(self, timeout_s: float) -> bool:
-        return True
+        await asyncio.sleep(0)
+        return self.capture_passes
 
     async def read_rewrites(self, limit: int) -> list[Any]:
         return []
@@ -136,6 +143,61 @@ async def test_what_a_single_set_learnt_is_kept_for_its_next_try(tmp_path: Path,
     await node.run_until(lambda: len(node.inbox) == 0)
     assert seen == [1] * (failures + 1)
     assert len(made) == 1, "a set opened anew would begin without what its tries found out"
+
+
+async def test_rows_that_stay_dirty_become_a_problem_and_are_tried_with_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trigger that keeps the sidecar from writing, for instance: it must not pass silently, nor at full speed."""
+    monkeypatch.setattr(apply, "RETRY_TOLD_S", 0.2)
+    made = 0
+
+    def dirty(headers: list[ChangeSetHeader]) -> Exception | None:
+        nonlocal made
+        made += any(header.origin == 1 for header in headers)
+        return DirtyRowsError("7 rows of public.doc were written") if any(h.origin == 1 for h in headers) else None
+
+    node = Node(tmp_path, dirty)
+    await node.put(1, 1)
+    for number in range(1, 50):
+        await node.put(2, number)
+    await node.run_until(lambda: "merge 1" in node.state.problems)
+    assert "7 rows of public.doc" in node.state.problems["merge 1"]
+    assert made < 40, "tried with pauses that grow"
+    assert (2, 49) in node.merger.merged, "the others go on"
+    assert node.merger.tries[-1] > 3, "each try may wait longer for capture"
+    node.merger._refuses = lambda headers: None
+    await node.run_until(lambda: len(node.inbox) == 0)
+    assert "merge 1" not in node.state.problems
+
+
+async def test_a_capture_that_is_far_behind_holds_up_one_origin_only(tmp_path: Path) -> None:
+    """Every wait for capture takes seconds; one change set that needs it may not have all of them."""
+    node = Node(tmp_path, lambda headers: DirtyRowsError("1 rows") if headers[0].origin == 1 else None)
+    node.merger.capture_passes = False
+    await node.put(1, 1)
+    await node.run_until(lambda: node.state.counters.retries.get("capture_behind", 0) >= 1)
+    for number in range(1, 50):
+        await node.put(2, number)
+    await node.run_until(lambda: (2, 49) in node.merger.merged)
+    assert node.state.counters.retries["capture_behind"] < 3
+
+
+async def test_what_is_sent_again_begins_without_what_its_first_copy_learnt(tmp_path: Path) -> None:
+    node = Node(tmp_path, lambda headers: HeldError("table x is not here"))
+    await node.put(1, 1)
+    await node.run_until(lambda: "merge 1" in node.state.problems)
+    node.inbox.close_interval(1, 5, 6)
+    old_gap(node)
+    assert len(node.inbox) == 0
+    assert node.applier._gate.retries == {}
+    assert "merge 1" not in node.state.problems
+
+
+def old_gap(node: Node) -> None:
+    """A gap that has stood for long."""
+    node.applier._gate._gap_since[1] = float("-inf")
+    node.applier._ask_for_missing()
 
 
 async def test_a_merge_loop_that_is_cancelled_keeps_no_room_and_no_credit(tmp_path: Path) -> None:
