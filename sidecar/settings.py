@@ -124,7 +124,7 @@ class LimitSettings(_Section):
     receive_queue_bytes_max: Annotated[int, Field(ge=64 * 1024)] = 64 * MIB
     """Received change sets waiting in memory per origin; a full queue stops reading from the link."""
     spool_bytes_max: Annotated[int, Field(ge=MIB)] = 8 * 1024 * MIB
-    """Temporary file space for the parts of one unfinished change set."""
+    """Temporary file space for the large change sets that are received or wait, all together."""
     journal_bytes_max: Annotated[int, Field(ge=MIB)] = 16 * 1024 * MIB
     """Journal kept for peers that are away; beyond it the oldest partition goes and those peers are marked."""
     journal_partition_rows: Annotated[int, Field(ge=16)] = 4096

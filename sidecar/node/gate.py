@@ -87,13 +87,13 @@ class Gate:
                 if head.header.to_hlc <= clock.get(origin, 0) or not self._open(head.header, clock):
                     continue
                 rows += head.rows
-                if ready and (rows > rows_budget or len(ready) >= sets_max or head.file is not None):
+                if ready and (rows > rows_budget or len(ready) >= sets_max or head.is_large):
                     return ready
                 ready.append(head)
                 clock[origin] = head.header.to_hlc
                 places[origin] += 1
                 moved = True
-                if head.file is not None:
+                if head.is_large:
                     return ready
         return ready
 

@@ -20,6 +20,9 @@ from sidecar.errors import ProtocolError, TransientError
 SPOOL_MEMORY_BYTES = 16 * 1024 * 1024
 """Compressed bytes of one unfinished change set kept in memory; beyond that its parts are in a temporary file."""
 
+SPOOL_WAIT_S = 30.0
+"""How long a part waits for room in the spool: as long as a large set takes to merge, at most."""
+
 Grant = Callable[[int], None]
 
 
@@ -35,12 +38,14 @@ class ReceivedSet:
     bodies: list[bytes] = field(default_factory=list)
     file: IO[bytes] | None = None
     sizes: list[int] = field(default_factory=list)
+    rows: int = 0
 
     def add(self, part: ChangeSetPart, grant: Grant) -> None:
         """Append a part; it must be the next one."""
         if part.header.part != len(self.sizes):
             raise ProtocolError(f"part {part.header.part} of a change set came instead of part {len(self.sizes)}")
         self.header = part.header
+        self.rows += part.header.rows
         self.sizes.append(len(part.body))
         self.size_bytes += len(part.body)
         if self.size_bytes > self.spool_bytes_max:
@@ -65,8 +70,14 @@ class ReceivedSet:
             grant(part_bytes(part))
 
     @property
-    def rows(self) -> int:
-        return self.header.rows
+    def is_large(self) -> bool:
+        """Whether it is merged by itself, part by part: what is merged together is read as a whole."""
+        return len(self.sizes) > 1
+
+    @property
+    def spooled_bytes(self) -> int:
+        """Bytes in its file."""
+        return 0 if self.file is None else self.size_bytes
 
     def read(self) -> Iterator[bytes]:
         """The bodies in order; may be read again for another try."""
@@ -99,6 +110,7 @@ class Inbox:
         self._spool_bytes_max = spool_bytes_max
         self._queues: dict[int, deque[ReceivedSet]] = {}
         self._open: dict[int, ReceivedSet] = {}
+        self._spooled_bytes = 0
         self._bytes: dict[int, int] = {}
         self._room = asyncio.Event()
         self.closed: dict[int, tuple[int, int]] = {}
@@ -120,23 +132,50 @@ class Inbox:
         received = self._open.get(origin)
         if part.header.part == 0:
             if received is not None:
-                received.close()
+                self._close(received)
             received = self._open[origin] = ReceivedSet(part.header, part.header, self._spool_bytes_max)
         if received is None or received.first.from_hlc != part.header.from_hlc:
             raise ProtocolError(f"part {part.header.part} of a change set came without the parts before it")
-        received.add(part, grant)
+        await self._spool_room(received, len(part.body))
+        before = received.spooled_bytes
+        try:
+            received.add(part, grant)
+        finally:
+            self._spooled_bytes += received.spooled_bytes - before
         if part.header.last:
             del self._open[origin]
             self._queues.setdefault(origin, deque()).append(received)
-            self._bytes[origin] = self._bytes.get(origin, 0) + (0 if received.file else received.size_bytes)
+            self._bytes[origin] = self._bytes.get(origin, 0) + received.size_bytes - received.spooled_bytes
             self.arrived.set()
+
+    async def _spool_room(self, received: ReceivedSet, size: int) -> None:
+        """Wait until the files of all sets together leave room for a part. Sets that wait are merged meanwhile, unless
+        they wait for this one: then the link is cut, which gives its room back, and the set is sent again."""
+        if received.size_bytes + size <= SPOOL_MEMORY_BYTES:
+            return
+        try:
+            async with asyncio.timeout(SPOOL_WAIT_S):
+                while self._spooled_bytes - received.spooled_bytes + received.size_bytes + size > self._spool_bytes_max:
+                    if self._spooled_bytes == received.spooled_bytes:
+                        return  # it alone is too large, which is told where it is added
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError:
+            raise TransientError(
+                f"the large change sets that wait fill spool_bytes_max ({self._spool_bytes_max})",
+                mend="raise [limits] spool_bytes_max, or see in sidecar status what the merge waits for",
+            ) from None
+
+    def _close(self, received: ReceivedSet) -> None:
+        self._spooled_bytes -= received.spooled_bytes
+        received.close()
+        self._room.set()
 
     def done(self, origin: int) -> None:
         """The oldest set of an origin was merged or is dropped."""
         received = self._queues[origin].popleft()
-        self._bytes[origin] -= 0 if received.file else received.size_bytes
-        received.close()
-        self._room.set()
+        self._bytes[origin] -= received.size_bytes - received.spooled_bytes
+        self._close(received)
 
     def clear(self, origin: int) -> None:
         """Drop everything of an origin; it is sent again."""
@@ -153,7 +192,7 @@ class Inbox:
         """The link is gone: what is queued stays, an unfinished change set comes again."""
         received = self._open.pop(origin, None)
         if received is not None:
-            received.close()
+            self._close(received)
 
     def close_interval(self, origin: int, from_hlc: int, hlc: int) -> None:
         """A heartbeat: nothing was committed at the origin in ``(from_hlc, hlc]``."""

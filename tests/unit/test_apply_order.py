@@ -175,6 +175,19 @@ async def test_a_change_set_from_the_future_waits_for_the_clock(received: Receiv
     assert not received.state.problems
 
 
+async def test_a_set_of_several_parts_is_merged_by_itself(received: Received) -> None:
+    """Part by part, in bounded memory; what is merged together is read as a whole."""
+    await received.put(1, 0, 10)
+    for number in range(2):
+        header = ChangeSetHeader(origin=1, from_hlc=10, to_hlc=20, context={}, part=number, last=number == 1, rows=1)
+        await received.inbox.put(ChangeSetPart(header=header, body=b"x"), lambda size: None)
+    await received.put(1, 20, 30)
+    for expected in ([(1, 0, 10)], [(1, 10, 20)], [(1, 20, 30)]):
+        assert received.ready() == expected
+        received.inbox.done(1)
+        received.state.advance(1, expected[0][2])
+
+
 async def test_an_origin_that_must_wait_holds_nobody_else_up(received: Received) -> None:
     await received.put(1, 0, 10)
     await received.put(2, 0, 10)

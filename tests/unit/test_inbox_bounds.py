@@ -78,6 +78,53 @@ async def test_a_set_beyond_the_spool_is_refused_and_forgotten_with_its_link() -
     assert len(inbox) == 1
 
 
+def part_of(origin: int, number: int, *, last: bool = False, size: int = KIB) -> ChangeSetPart:
+    header = ChangeSetHeader(origin=origin, from_hlc=0, to_hlc=10, context={}, part=number, last=last, rows=100)
+    return ChangeSetPart(header=header, body=b"x" * size)
+
+
+async def test_the_files_of_all_sets_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_module, "SPOOL_MEMORY_BYTES", 2 * KIB)
+    inbox = Inbox(queue_bytes_max=100 * KIB, spool_bytes_max=6 * KIB)
+    for i in range(4):
+        await inbox.put(part_of(2, i, last=i == 3), Credit())
+    for i in range(2):
+        await inbox.put(part_of(3, i), Credit())
+    waiting = asyncio.create_task(inbox.put(part_of(3, 2), Credit()))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    inbox.done(2)
+    await asyncio.wait_for(waiting, 10)
+    await inbox.put(part_of(3, 3, last=True), Credit())
+    inbox.done(3)
+    assert inbox._spooled_bytes == 0
+
+
+async def test_a_set_that_others_in_the_spool_wait_for_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_module, "SPOOL_MEMORY_BYTES", 2 * KIB)
+    monkeypatch.setattr(inbox_module, "SPOOL_WAIT_S", 0.01, raising=False)
+    inbox = Inbox(queue_bytes_max=100 * KIB, spool_bytes_max=6 * KIB)
+    for i in range(4):
+        await inbox.put(part_of(2, i, last=i == 3), Credit())
+    for i in range(2):
+        await inbox.put(part_of(3, i), Credit())
+    with pytest.raises(TransientError, match="fill spool_bytes_max"):
+        await inbox.put(part_of(3, 2), Credit())
+    inbox.forget(3)
+    assert inbox._spooled_bytes == 4 * KIB
+
+
+async def test_the_rows_of_a_set_are_those_of_all_its_parts() -> None:
+    inbox = Inbox(queue_bytes_max=100 * KIB, spool_bytes_max=100 * KIB)
+    for i in range(3):
+        await inbox.put(part_of(2, i, last=i == 2), Credit())
+    [received] = inbox.heads()[2]
+    assert received.rows == 300
+    assert received.is_large
+    assert received.file is None, "small enough for memory, and merged part by part all the same"
+
+
 async def test_parts_out_of_order_are_refused() -> None:
     inbox = Inbox(queue_bytes_max=100 * KIB, spool_bytes_max=100 * KIB)
     with pytest.raises(ProtocolError):
