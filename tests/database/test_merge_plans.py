@@ -16,8 +16,13 @@ from sidecar.postgres.session import Session
 
 ROWS = 50_000
 SCHEMA = f"""
-CREATE TABLE doc (region text, id int, title text, body text, hits int NOT NULL DEFAULT 0, PRIMARY KEY (id, region));
+CREATE TABLE doc (
+    region text, id int, title text, body text, hits int NOT NULL DEFAULT 0, tags text[], best text,
+    PRIMARY KEY (id, region)
+);
 COMMENT ON COLUMN doc.hits IS '@crdt(pn_counter)';
+COMMENT ON COLUMN doc.tags IS '@crdt(or_set)';
+COMMENT ON COLUMN doc.best IS '@crdt(max_register)';
 INSERT INTO doc SELECT 'eu', i, 't', 'b', 0 FROM generate_series(1, {ROWS}) AS i;
 ANALYZE doc;
 """
@@ -70,7 +75,7 @@ def nodes_below(plan: dict[str, Any]) -> list[dict[str, Any]]:
 def statements(node: HarnessNode) -> dict[str, Statement]:
     spec = node.table("doc")
     full = full_shape(spec)
-    narrow = Shape(tuple(c for c in spec.columns if c.name in ("title", "hits")), 1, full=False)
+    narrow = Shape(tuple(c for c in spec.columns if c.name in ("title", "hits", "tags", "best")), 1, full=False)
     return {
         "merge": apply.merge_statement(spec, full),
         "merge narrow": apply.merge_statement(spec, narrow),
