@@ -76,6 +76,11 @@ class LocalChanges:
     undone: list[bytes] = field(default_factory=list)
     shipped: TableChanges | None = None
 
+    def values_of(self, column: str) -> bytes:
+        """The values of a column, ``b""`` when it is not carried."""
+        names = self.changes.columns
+        return self.changes.values[names.index(column)] if column in names else b""
+
     def replace_values(self, column: str, values: Mapping[int, bytes]) -> None:
         """Other values for some rows (by position from 1) of a carried column."""
         if not values:

@@ -17,7 +17,7 @@ import msgspec
 from sidecar.core.arrays import text_array
 from sidecar.core.catalog import TableSpec, quote
 from sidecar.core.changes import DELETE, INSERT, REPLACE, ChangeSetHeader, ChangeSetPart, LocalChanges, TableChanges
-from sidecar.core.merge import capture, capture_elements
+from sidecar.core.merge import capture, capture_elements, counters
 from sidecar.core.merge.shapes import Shapes
 from sidecar.core.merge.staging import Argument, Shape, bind
 from sidecar.core.merge.state_tables import qualified_user_table
@@ -195,6 +195,8 @@ class JournalWriter:
         queued = await run(functools.partial(capture.capture_statement, look=look))
         if lifecycle:
             await run(capture.base_statement)
+        if any(c.crdt == "g_counter" and b"-" in local.values_of(c.name) for c in counted):
+            await run(counters.decreases_statement)
         if any(local.undone):
             await run(capture_elements.undone_statement)
         return [row["id"] for row in queued]

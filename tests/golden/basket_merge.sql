@@ -45,7 +45,7 @@
 WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k1::bigint AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, u.v2::text AS val_2, coalesce(u.m0 & $12::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::character varying(20) AS val_3, coalesce(u.m0 & $15::int8 <> 0, false) AS a_4, coalesce(u.l4, u.hlc) AS h_4, u.v4::integer AS val_4, coalesce(u.m0 & $18::int8 <> 0, false) AS a_5, coalesce(u.l5, u.hlc) AS h_5, u.v5::jsonb AS val_5, coalesce(u.m0 & $21::int8 <> 0, false) AS a_6, coalesce(u.l6, u.hlc) AS h_6, u.v6::jsonb AS c_6, coalesce(u.m0 & $24::int8 <> 0, false) AS a_7, coalesce(u.l7, u.hlc) AS h_7, u.v7::jsonb AS c_7, coalesce(u.m0 & $27::int8 <> 0, false) AS a_8, coalesce(u.l8, u.hlc) AS h_8, u.v8::jsonb AS c_8, coalesce(u.m0 & $30::int8 <> 0, false) AS a_9, coalesce(u.l9, u.hlc) AS h_9, u.v9::jsonb AS c_9, coalesce(u.m0 & $33::int8 <> 0, false) AS a_10, coalesce(u.l10, u.hlc) AS h_10, u.v10::jsonb AS c_10, coalesce(u.m0 & $36::int8 <> 0, false) AS a_11, coalesce(u.v11::numeric, 0) AS d_11, u.accepted, u.members, u.seen_11
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $13::text::int8[], $14::text::text[], $16::text::int8[], $17::text::text[], $19::text::int8[], $20::text::text[], $22::text::int8[], $23::text::text[], $25::text::int8[], $26::text::text[], $28::text::int8[], $29::text::text[], $31::text::int8[], $32::text::text[], $34::text::int8[], $35::text::text[], $37::text::text[], $38::text::int4[], $39::text::text[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, v4, l4, v5, l5, v6, l6, v7, l7, v8, l8, v9, l9, v10, l10, v11, accepted, members, seen_11, ord)
-    WHERE u.ord BETWEEN $40::int8 AND $41::int8 OFFSET 0
+    WHERE u.ord BETWEEN $40::int8 AND $41::int8 ORDER BY k_1
 ), j AS (
     SELECT m.*, CASE WHEN m.nsib_2 IS NOT NULL AND (m.a_2 OR m.op = 'T') THEN (m.nsib_2 -> 0 ->> 2)::text WHEN m.a_2 THEN m.val_2 WHEN m.present THEN m.old_2 ELSE (m.image ->> 'note')::text END AS ns_2,
       CASE WHEN m.nsib_3 IS NOT NULL AND (m.a_3 OR m.op = 'T') THEN (SELECT (w.value ->> 2)::character varying(20) FROM jsonb_array_elements(m.nsib_3) WITH ORDINALITY AS w(value, place) ORDER BY (w.value ->> 2)::character varying(20) COLLATE "C" DESC NULLS LAST, w.place LIMIT 1) WHEN m.a_3 THEN m.val_3 WHEN m.present THEN m.old_3 ELSE (m.image ->> 'best')::character varying(20) END AS ns_3,
@@ -162,7 +162,7 @@ WITH g AS (
 ), p AS MATERIALIZED (
     SELECT CASE WHEN q.alive AND q.present THEN CASE WHEN (least(greatest(q.true_11, -2147483648), 2147483647)::integer) IS DISTINCT FROM q.old_11 OR ((q.a_2 OR q.op = 'T') AND q.ns_2::text IS DISTINCT FROM q.old_2::text) OR ((q.a_3 OR q.op = 'T') AND q.ns_3::text IS DISTINCT FROM q.old_3::text) OR ((q.a_4 OR q.op = 'T') AND q.ns_4::text IS DISTINCT FROM q.old_4::text) OR ((q.a_5 OR q.op = 'T') AND q.ns_5::text IS DISTINCT FROM q.old_5::text) OR ((q.a_6 OR q.op = 'T') AND q.ns_6::text IS DISTINCT FROM q.old_6::text) OR ((q.a_7 OR q.op = 'T') AND q.ns_7::text IS DISTINCT FROM q.old_7::text) OR ((q.a_8 OR q.op = 'T') AND q.ns_8::text IS DISTINCT FROM q.old_8::text) OR ((q.a_9 OR q.op = 'T') AND q.ns_9::text IS DISTINCT FROM q.old_9::text) OR ((q.a_10 OR q.op = 'T') AND q.ns_10::text IS DISTINCT FROM q.old_10::text) THEN 'U'::"char" ELSE 'N'::"char" END
         WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
-      (q.conf_row) AS concurrent,
+      (q.conf_row OR (q.a_11 AND q.alive AND q.true_11 <> least(greatest(q.true_11, -2147483648), 2147483647)::integer)) AS concurrent,
       ((q.a_2 AND q.nsib_2 IS NOT NULL) OR (q.a_3 AND q.nsib_3 IS NOT NULL) OR (q.a_4 AND q.nsib_4 IS NOT NULL) OR (q.a_5 AND q.nsib_5 IS NOT NULL) OR q.ec_6 IS NOT NULL OR q.ec_7 IS NOT NULL OR q.ec_8 IS NOT NULL OR q.ec_9 IS NOT NULL OR q.ec_10 IS NOT NULL) AS within,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_11, q.a_2, q.win_2, q.a_3, q.win_3, q.a_4, q.win_4, q.a_5, q.win_5, q.a_6, q.win_6, q.a_7, q.win_7, q.a_8, q.win_8, q.a_9, q.win_9, q.a_10, q.win_10,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.rv_hlc, q.rv_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.d_11, q.true_11, q.h_2, q.val_2, q.nsib_2, q.ns_2, q.h_3, q.val_3, q.nsib_3, q.ns_3, q.h_4, q.val_4, q.nsib_4, q.ns_4, q.h_5, q.val_5, q.nsib_5, q.ns_5, q.fd_5, q.h_6, q.c_6, q.ne_6, q.nz_6, q.ec_6, q.ns_6, q.h_7, q.c_7, q.ne_7, q.nz_7, q.ec_7, q.ns_7, q.h_8, q.c_8, q.ne_8, q.nz_8, q.ec_8, q.ns_8, q.h_9, q.c_9, q.ne_9, q.nz_9, q.ec_9, q.ns_9, q.h_10, q.c_10, q.ne_10, q.nz_10, q.ec_10, q.ns_10, q.dead_hlc, q.dead_node, q.image,
@@ -315,19 +315,23 @@ WITH g AS (
 ), counted AS (
     INSERT INTO crdt_state.counter_3 AS c (k_1, attnum, node, increased, decreased) SELECT p.k_1, v.attnum, p.origin::int2, greatest(v.delta, 0), greatest(-v.delta, 0) FROM p, LATERAL (VALUES (11, CASE WHEN p.a_11 THEN p.d_11 ELSE 0 END, false)) AS v(attnum, delta, written) WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND p.act <> 'M' AND (SELECT clean AND staged > 0 FROM go) ON CONFLICT (k_1, attnum, node) DO UPDATE SET increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased
 ), conflicts AS (
-    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, winner_node, winner_hlc, winner_value, loser_node, loser_hlc, loser_value)
-    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 3, jsonb_build_object('id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
+    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, kind, winner_node, winner_hlc, winner_value, winner_vector, loser_node, loser_hlc, loser_value, loser_vector)
+    SELECT (SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid FROM (SELECT md5(concat_ws(E'\x01', 'shop.basket', jsonb_build_object('id', p.k_1::text)::text, c.name, CASE WHEN c.name IS NULL THEN 'row' ELSE c.kind END, coalesce(NULL, ''), least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node)))) AS d(md5)), 3, jsonb_build_object('id', p.k_1::text),
+      c.name, c.rule, c.kind,
+      CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
       CASE WHEN c.wins THEN c.hlc ELSE c.here_hlc END,
       CASE WHEN c.wins THEN c.value ELSE c.here_value END,
+      CASE WHEN c.wins THEN crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) ELSE array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) END,
       CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
       CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
-      CASE WHEN c.wins THEN c.here_value ELSE c.value END
+      CASE WHEN c.wins THEN c.here_value ELSE c.value END,
+      CASE WHEN c.wins THEN array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) ELSE crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) END
     FROM p LEFT JOIN crdt_state.row_3 AS s ON s.ctid = p.s_ctid
     LEFT JOIN "shop"."basket" AS t ON t.ctid = p.t_ctid,
-    LATERAL (VALUES (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written'),
-      (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted'))
-      AS c(name, rule, conflict, wins, hlc, value, here_hlc, here_node, here_value),
-    LATERAL (SELECT md5(concat_ws(E'\x01', 'shop.basket', jsonb_build_object('id', p.k_1::text)::text, c.name, least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node))) AS md5) AS d
+    LATERAL (VALUES ('hits', 'pn_counter', 'saturated', (p.a_11 AND p.alive AND p.true_11 <> least(greatest(p.true_11, -2147483648), 2147483647)::integer), false, p.hlc, p.true_11::text, p.hlc, p.origin::int2, (least(greatest(p.true_11, -2147483648), 2147483647)::integer)::text, NULL::int8[]),
+      (NULL, 'row=lww', CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written', NULL::int8[]),
+      (NULL, 'row=lww', CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END END, p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted', NULL::int8[]))
+      AS c(name, rule, kind, conflict, wins, hlc, value, here_hlc, here_node, here_value, here_vector)
     WHERE p.concurrent AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT clean AND concurrent > 0 FROM go)
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (

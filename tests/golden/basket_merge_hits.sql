@@ -17,7 +17,7 @@
 WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k1::bigint AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_11, coalesce(u.v11::numeric, 0) AS d_11, u.accepted, u.members
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::text[], $11::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v11, accepted, members, ord)
-    WHERE u.ord BETWEEN $12::int8 AND $13::int8 OFFSET 0
+    WHERE u.ord BETWEEN $12::int8 AND $13::int8 ORDER BY k_1
 ), j AS (
     SELECT g.*,
       coalesce(g.members, 1) AS member,
@@ -52,7 +52,7 @@ WITH g AS (
 ), p AS MATERIALIZED (
     SELECT CASE WHEN q.alive AND q.present THEN CASE WHEN (least(greatest(q.true_11, -2147483648), 2147483647)::integer) IS DISTINCT FROM q.old_11 THEN 'U'::"char" ELSE 'N'::"char" END
         WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
-      (q.conf_row) AS concurrent,
+      (q.conf_row OR (q.a_11 AND q.alive AND q.true_11 <> least(greatest(q.true_11, -2147483648), 2147483647)::integer)) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_11,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.d_11, q.true_11, q.e_6, q.z_6, q.e_7, q.z_7, q.e_8, q.z_8, q.e_9, q.z_9, q.e_10, q.z_10, q.image,
       CASE WHEN NOT q.alive THEN coalesce(q.image, '{}') END AS new_image
@@ -114,19 +114,23 @@ WITH g AS (
 ), counted AS (
     INSERT INTO crdt_state.counter_3 AS c (k_1, attnum, node, increased, decreased) SELECT p.k_1, v.attnum, p.origin::int2, greatest(v.delta, 0), greatest(-v.delta, 0) FROM p, LATERAL (VALUES (11, CASE WHEN p.a_11 THEN p.d_11 ELSE 0 END, false)) AS v(attnum, delta, written) WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND p.act <> 'M' AND (SELECT clean AND staged > 0 FROM go) ON CONFLICT (k_1, attnum, node) DO UPDATE SET increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased
 ), conflicts AS (
-    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, winner_node, winner_hlc, winner_value, loser_node, loser_hlc, loser_value)
-    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 3, jsonb_build_object('id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
+    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, kind, winner_node, winner_hlc, winner_value, winner_vector, loser_node, loser_hlc, loser_value, loser_vector)
+    SELECT (SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid FROM (SELECT md5(concat_ws(E'\x01', 'shop.basket', jsonb_build_object('id', p.k_1::text)::text, c.name, CASE WHEN c.name IS NULL THEN 'row' ELSE c.kind END, coalesce(NULL, ''), least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node)))) AS d(md5)), 3, jsonb_build_object('id', p.k_1::text),
+      c.name, c.rule, c.kind,
+      CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
       CASE WHEN c.wins THEN c.hlc ELSE c.here_hlc END,
       CASE WHEN c.wins THEN c.value ELSE c.here_value END,
+      CASE WHEN c.wins THEN crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) ELSE array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) END,
       CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
       CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
-      CASE WHEN c.wins THEN c.here_value ELSE c.value END
+      CASE WHEN c.wins THEN c.here_value ELSE c.value END,
+      CASE WHEN c.wins THEN array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) ELSE crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) END
     FROM p LEFT JOIN crdt_state.row_3 AS s ON s.ctid = p.s_ctid
     LEFT JOIN "shop"."basket" AS t ON t.ctid = p.t_ctid,
-    LATERAL (VALUES (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written'),
-      (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted'))
-      AS c(name, rule, conflict, wins, hlc, value, here_hlc, here_node, here_value),
-    LATERAL (SELECT md5(concat_ws(E'\x01', 'shop.basket', jsonb_build_object('id', p.k_1::text)::text, c.name, least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node))) AS md5) AS d
+    LATERAL (VALUES ('hits', 'pn_counter', 'saturated', (p.a_11 AND p.alive AND p.true_11 <> least(greatest(p.true_11, -2147483648), 2147483647)::integer), false, p.hlc, p.true_11::text, p.hlc, p.origin::int2, (least(greatest(p.true_11, -2147483648), 2147483647)::integer)::text, NULL::int8[]),
+      (NULL, 'row=lww', CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written', NULL::int8[]),
+      (NULL, 'row=lww', CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END END, p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted', NULL::int8[]))
+      AS c(name, rule, kind, conflict, wins, hlc, value, here_hlc, here_node, here_value, here_vector)
     WHERE p.concurrent AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT clean AND concurrent > 0 FROM go)
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (

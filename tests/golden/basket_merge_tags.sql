@@ -18,7 +18,7 @@
 WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k1::bigint AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_7, coalesce(u.l7, u.hlc) AS h_7, u.v7::jsonb AS c_7, u.accepted, u.members
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $12::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v7, l7, accepted, members, ord)
-    WHERE u.ord BETWEEN $13::int8 AND $14::int8 OFFSET 0
+    WHERE u.ord BETWEEN $13::int8 AND $14::int8 ORDER BY k_1
 ), j AS (
     SELECT m.*, CASE WHEN m.ne_7 IS NOT NULL AND (m.a_7 OR m.op = 'T' OR NOT m.present) THEN coalesce(nullif(crdt_state.dots_elements(m.ne_7, false), '{}')::text, CASE WHEN m.nz_7 IS NOT TRUE THEN '{}' END)::text[] WHEN m.present THEN m.old_7 ELSE (m.image ->> 'tags')::text[] END AS ns_7
     FROM (
@@ -136,19 +136,22 @@ WITH g AS (
       p.nz_7
     FROM p WHERE p.s_ctid IS NULL AND p.act <> 'M' AND (SELECT clean AND unknown > 0 FROM go)
 ), conflicts AS (
-    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, winner_node, winner_hlc, winner_value, loser_node, loser_hlc, loser_value)
-    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 3, jsonb_build_object('id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
+    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, kind, winner_node, winner_hlc, winner_value, winner_vector, loser_node, loser_hlc, loser_value, loser_vector)
+    SELECT (SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid FROM (SELECT md5(concat_ws(E'\x01', 'shop.basket', jsonb_build_object('id', p.k_1::text)::text, c.name, CASE WHEN c.name IS NULL THEN 'row' ELSE c.kind END, coalesce(NULL, ''), least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node)))) AS d(md5)), 3, jsonb_build_object('id', p.k_1::text),
+      c.name, c.rule, c.kind,
+      CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
       CASE WHEN c.wins THEN c.hlc ELSE c.here_hlc END,
       CASE WHEN c.wins THEN c.value ELSE c.here_value END,
+      CASE WHEN c.wins THEN crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) ELSE array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) END,
       CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
       CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
-      CASE WHEN c.wins THEN c.here_value ELSE c.value END
+      CASE WHEN c.wins THEN c.here_value ELSE c.value END,
+      CASE WHEN c.wins THEN array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) ELSE crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) END
     FROM p LEFT JOIN crdt_state.row_3 AS s ON s.ctid = p.s_ctid
     LEFT JOIN "shop"."basket" AS t ON t.ctid = p.t_ctid,
-    LATERAL (VALUES (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written'),
-      (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted'))
-      AS c(name, rule, conflict, wins, hlc, value, here_hlc, here_node, here_value),
-    LATERAL (SELECT md5(concat_ws(E'\x01', 'shop.basket', jsonb_build_object('id', p.k_1::text)::text, c.name, least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node))) AS md5) AS d
+    LATERAL (VALUES (NULL, 'row=lww', CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written', NULL::int8[]),
+      (NULL, 'row=lww', CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END END, p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted', NULL::int8[]))
+      AS c(name, rule, kind, conflict, wins, hlc, value, here_hlc, here_node, here_value, here_vector)
     WHERE p.concurrent AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT clean AND concurrent > 0 FROM go)
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (

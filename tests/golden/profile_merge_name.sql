@@ -18,7 +18,7 @@
 WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, u.v2::text AS val_2, u.accepted, u.members
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $12::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, accepted, members, ord)
-    WHERE u.ord BETWEEN $13::int8 AND $14::int8 OFFSET 0
+    WHERE u.ord BETWEEN $13::int8 AND $14::int8 ORDER BY k_1
 ), j AS (
     SELECT g.*,
       coalesce(g.members, 1) AS member,
@@ -44,7 +44,7 @@ WITH g AS (
 ), p AS MATERIALIZED (
     SELECT CASE WHEN q.alive AND q.present THEN CASE WHEN q.win_2 THEN 'U'::"char" ELSE 'N'::"char" END
         WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
-      (q.conf_row OR (q.a_2 AND NOT (q.sn_2 = q.origin OR q.sh_2 <= coalesce(($2::int8[])[q.member][q.sn_2], 0)))) AS concurrent,
+      (q.conf_row OR q.s_ctid IS NOT NULL AND ((q.a_2 AND NOT (q.sn_2 = q.origin OR q.sh_2 <= coalesce(($2::int8[])[q.member][q.sn_2], 0))))) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_2, q.win_2,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.h_2, q.val_2, q.image,
       CASE WHEN NOT q.alive THEN coalesce(q.image, '{}') || CASE WHEN q.win_2 THEN jsonb_build_object('name', q.val_2::text) ELSE '{}'::jsonb END END AS new_image
@@ -55,7 +55,7 @@ WITH g AS (
       j.s_dead_node AS dead_node,
       j.op <> 'T' AND j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = j.origin OR j.s_dead_hlc <= coalesce(($2::int8[])[j.member][j.s_dead_node], 0)) AS conf_row,
       (j.a_2 AND (j.h_2 > j.sh_2 OR j.h_2 = j.sh_2 AND j.origin >= j.sn_2)) AS win_2
-      FROM j OFFSET 0) AS v OFFSET 0) AS q
+      FROM j OFFSET 0) AS v OFFSET 0) AS q ORDER BY q.ord
 ), go AS MATERIALIZED (
     SELECT count(*) AS staged, NOT coalesce(bool_or(dirty), false) AS clean,
       count(*) FILTER (WHERE p.act IN ('D', 'X')) AS planned_del,
@@ -99,20 +99,23 @@ WITH g AS (
       CASE WHEN p.win_2 THEN CASE WHEN NOT (p.h_2 = 0 AND p.origin = 0) THEN p.h_2 END WHEN NOT (0 = 0 AND 0 = 0) THEN 0 END
     FROM p WHERE p.s_ctid IS NULL AND p.act <> 'M' AND (SELECT clean AND unknown > 0 FROM go)
 ), conflicts AS (
-    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, winner_node, winner_hlc, winner_value, loser_node, loser_hlc, loser_value)
-    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 1, jsonb_build_object('id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
+    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, kind, winner_node, winner_hlc, winner_value, winner_vector, loser_node, loser_hlc, loser_value, loser_vector)
+    SELECT (SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid FROM (SELECT md5(concat_ws(E'\x01', 'public.profile', jsonb_build_object('id', p.k_1::text)::text, c.name, CASE WHEN c.name IS NULL THEN 'row' ELSE c.kind END, coalesce(NULL, ''), least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node)))) AS d(md5)), 1, jsonb_build_object('id', p.k_1::text),
+      c.name, c.rule, c.kind,
+      CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
       CASE WHEN c.wins THEN c.hlc ELSE c.here_hlc END,
       CASE WHEN c.wins THEN c.value ELSE c.here_value END,
+      CASE WHEN c.wins THEN crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) ELSE array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) END,
       CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
       CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
-      CASE WHEN c.wins THEN c.here_value ELSE c.value END
+      CASE WHEN c.wins THEN c.here_value ELSE c.value END,
+      CASE WHEN c.wins THEN array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) ELSE crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) END
     FROM p LEFT JOIN crdt_state.row_1 AS s ON s.ctid = p.s_ctid
     LEFT JOIN "public"."profile" AS t ON t.ctid = p.t_ctid,
-    LATERAL (VALUES ('name', 'lww_register', (p.a_2 AND NOT (coalesce(s.n_2, s.row_node, 0::int2) = p.origin OR coalesce(s.h_2, s.row_hlc, 0) <= coalesce(($2::int8[])[p.member][coalesce(s.n_2, s.row_node, 0::int2)], 0))), p.win_2, p.h_2, p.val_2::text, coalesce(s.h_2, s.row_hlc, 0), coalesce(s.n_2, s.row_node, 0::int2), CASE WHEN p.present THEN t."name"::text ELSE s.image ->> 'name' END),
-      (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written'),
-      (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted'))
-      AS c(name, rule, conflict, wins, hlc, value, here_hlc, here_node, here_value),
-    LATERAL (SELECT md5(concat_ws(E'\x01', 'public.profile', jsonb_build_object('id', p.k_1::text)::text, c.name, least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node))) AS md5) AS d
+    LATERAL (VALUES ('name', 'lww_register', 'overwrite', (p.a_2 AND NOT (coalesce(s.n_2, s.row_node, 0::int2) = p.origin OR coalesce(s.h_2, s.row_hlc, 0) <= coalesce(($2::int8[])[p.member][coalesce(s.n_2, s.row_node, 0::int2)], 0))), p.win_2, p.h_2, p.val_2::text, coalesce(s.h_2, s.row_hlc, 0), coalesce(s.n_2, s.row_node, 0::int2), CASE WHEN p.present THEN t."name"::text ELSE s.image ->> 'name' END, s.v_2),
+      (NULL, 'row=lww', CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written', NULL::int8[]),
+      (NULL, 'row=lww', CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END END, p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted', NULL::int8[]))
+      AS c(name, rule, kind, conflict, wins, hlc, value, here_hlc, here_node, here_value, here_vector)
     WHERE p.concurrent AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT clean AND concurrent > 0 FROM go)
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (

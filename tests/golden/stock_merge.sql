@@ -28,7 +28,7 @@
 WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying(3) AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $10::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::text AS val_3, coalesce(u.m0 & $13::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, coalesce(u.m0 & $15::int8 <> 0, false) AS a_5, coalesce(u.v5::numeric, 0) AS d_5, coalesce(u.m0 & $17::int8 <> 0, false) AS a_7, coalesce(u.v7::numeric, 0) AS d_7, u.accepted, u.members, u.seen_4, u.seen_5, u.seen_7
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $9::text::text[], $11::text::int8[], $12::text::text[], $14::text::text[], $16::text::text[], $18::text::text[], $19::text::int4[], $20::text::text[], $21::text::text[], $22::text::text[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v3, l3, v4, v5, v7, accepted, members, seen_4, seen_5, seen_7, ord)
-    WHERE u.ord BETWEEN $23::int8 AND $24::int8 OFFSET 0
+    WHERE u.ord BETWEEN $23::int8 AND $24::int8 ORDER BY k_2, k_1
 ), j AS (
     SELECT g.*,
       coalesce(g.members, 1) AS member,
@@ -60,7 +60,7 @@ WITH g AS (
 ), p AS MATERIALIZED (
     SELECT CASE WHEN q.alive AND q.present THEN CASE WHEN q.win_3 OR (least(greatest(q.true_4, -2147483648), 2147483647)::integer) IS DISTINCT FROM q.old_4 OR (least(greatest(q.true_5, -9223372036854775808), 9223372036854775807)::bigint) IS DISTINCT FROM q.old_5 OR (CASE WHEN q.keep_7 THEN CASE WHEN q.present THEN q.old_7 ELSE (q.image ->> 'price')::numeric(10,2) END ELSE least(greatest(q.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) END)::text IS DISTINCT FROM q.old_7::text THEN 'U'::"char" ELSE 'N'::"char" END
         WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
-      (q.conf_row OR (q.a_3 AND NOT (q.sn_3 = q.origin OR q.sh_3 <= coalesce(($2::int8[])[q.member][q.sn_3], 0)))) AS concurrent,
+      (q.conf_row OR q.s_ctid IS NOT NULL AND ((q.a_3 AND NOT (q.sn_3 = q.origin OR q.sh_3 <= coalesce(($2::int8[])[q.member][q.sn_3], 0)))) OR (q.a_4 AND q.alive AND q.true_4 <> least(greatest(q.true_4, -2147483648), 2147483647)::integer) OR (q.a_5 AND q.alive AND q.true_5 <> least(greatest(q.true_5, -9223372036854775808), 9223372036854775807)::bigint) OR (q.a_7 AND q.alive AND q.true_7 <> least(greatest(q.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2))) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_3, q.win_3, q.a_4, q.a_5, q.a_7, q.keep_7,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.rv_hlc, q.rv_node, q.k_2, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.h_3, q.val_3, q.d_4, q.true_4, q.d_5, q.true_5, q.d_7, q.true_7, q.old_7, q.dead_hlc, q.dead_node, q.image,
       CASE WHEN q.alive THEN NULL WHEN q.present THEN jsonb_build_object('label', CASE WHEN q.win_3 THEN q.val_3::text ELSE q.old_3::text END, 'price', q.old_7::text) ELSE coalesce(q.image, '{}') || CASE WHEN q.win_3 THEN jsonb_build_object('label', q.val_3::text) ELSE '{}'::jsonb END END AS new_image
@@ -142,20 +142,26 @@ WITH g AS (
 ), counted AS (
     INSERT INTO crdt_state.counter_2 AS c (k_2, k_1, attnum, node, increased, decreased) SELECT p.k_2, p.k_1, v.attnum, p.origin::int2, greatest(v.delta, 0), greatest(-v.delta, 0) FROM p, LATERAL (VALUES (4, CASE WHEN p.a_4 THEN p.d_4 ELSE 0 END, false), (5, greatest(CASE WHEN p.a_5 THEN p.d_5 ELSE 0 END, 0), false), (7, CASE WHEN p.a_7 THEN p.d_7 ELSE 0 END, p.a_7)) AS v(attnum, delta, written) WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND p.act <> 'M' AND (SELECT clean AND staged > 0 FROM go) ON CONFLICT (k_2, k_1, attnum, node) DO UPDATE SET increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased
 ), conflicts AS (
-    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, winner_node, winner_hlc, winner_value, loser_node, loser_hlc, loser_value)
-    SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid, 2, jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), c.name, c.rule, CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
+    INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, kind, winner_node, winner_hlc, winner_value, winner_vector, loser_node, loser_hlc, loser_value, loser_vector)
+    SELECT (SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid FROM (SELECT md5(concat_ws(E'\x01', 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text)::text, c.name, CASE WHEN c.name IS NULL THEN 'row' ELSE c.kind END, coalesce(NULL, ''), least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node)))) AS d(md5)), 2, jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text),
+      c.name, c.rule, c.kind,
+      CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
       CASE WHEN c.wins THEN c.hlc ELSE c.here_hlc END,
       CASE WHEN c.wins THEN c.value ELSE c.here_value END,
+      CASE WHEN c.wins THEN crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) ELSE array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) END,
       CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
       CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
-      CASE WHEN c.wins THEN c.here_value ELSE c.value END
+      CASE WHEN c.wins THEN c.here_value ELSE c.value END,
+      CASE WHEN c.wins THEN array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) ELSE crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) END
     FROM p LEFT JOIN crdt_state.row_2 AS s ON s.ctid = p.s_ctid
     LEFT JOIN "Shop's"."the ""stock""" AS t ON t.ctid = p.t_ctid,
-    LATERAL (VALUES ('label', 'lww_register', (p.a_3 AND NOT (coalesce(s.n_3, s.row_node, 0::int2) = p.origin OR coalesce(s.h_3, s.row_hlc, 0) <= coalesce(($2::int8[])[p.member][coalesce(s.n_3, s.row_node, 0::int2)], 0))), p.win_3, p.h_3, p.val_3::text, coalesce(s.h_3, s.row_hlc, 0), coalesce(s.n_3, s.row_node, 0::int2), CASE WHEN p.present THEN t."label"::text ELSE s.image ->> 'label' END),
-      (NULL, 'row=lww', p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written'),
-      (NULL, 'row=lww', p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted'))
-      AS c(name, rule, conflict, wins, hlc, value, here_hlc, here_node, here_value),
-    LATERAL (SELECT md5(concat_ws(E'\x01', 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text)::text, c.name, least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node))) AS md5) AS d
+    LATERAL (VALUES ('label', 'lww_register', 'overwrite', (p.a_3 AND NOT (coalesce(s.n_3, s.row_node, 0::int2) = p.origin OR coalesce(s.h_3, s.row_hlc, 0) <= coalesce(($2::int8[])[p.member][coalesce(s.n_3, s.row_node, 0::int2)], 0))), p.win_3, p.h_3, p.val_3::text, coalesce(s.h_3, s.row_hlc, 0), coalesce(s.n_3, s.row_node, 0::int2), CASE WHEN p.present THEN t."label"::text ELSE s.image ->> 'label' END, s.v_3),
+      ('amount', 'pn_counter', 'saturated', (p.a_4 AND p.alive AND p.true_4 <> least(greatest(p.true_4, -2147483648), 2147483647)::integer), false, p.hlc, p.true_4::text, p.hlc, p.origin::int2, (least(greatest(p.true_4, -2147483648), 2147483647)::integer)::text, NULL::int8[]),
+      ('views', 'g_counter', 'saturated', (p.a_5 AND p.alive AND p.true_5 <> least(greatest(p.true_5, -9223372036854775808), 9223372036854775807)::bigint), false, p.hlc, p.true_5::text, p.hlc, p.origin::int2, (least(greatest(p.true_5, -9223372036854775808), 9223372036854775807)::bigint)::text, NULL::int8[]),
+      ('price', 'pn_counter', 'saturated', (p.a_7 AND p.alive AND p.true_7 <> least(greatest(p.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2)), false, p.hlc, p.true_7::text, p.hlc, p.origin::int2, (least(greatest(p.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2))::text, NULL::int8[]),
+      (NULL, 'row=lww', CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written', NULL::int8[]),
+      (NULL, 'row=lww', CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END END, p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted', NULL::int8[]))
+      AS c(name, rule, kind, conflict, wins, hlc, value, here_hlc, here_node, here_value, here_vector)
     WHERE p.concurrent AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT clean AND concurrent > 0 FROM go)
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (

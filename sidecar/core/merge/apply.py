@@ -24,7 +24,8 @@ import re
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.merge import counters, elements, liveness, multivalue, registers
 from sidecar.core.merge.clean import dirty, looked_up
-from sidecar.core.merge.conflicts import conflict_insert, row_key_json
+from sidecar.core.merge.conflicts import conflict_insert
+from sidecar.core.merge.identity import row_key_json
 from sidecar.core.merge.multivalue import MultiValue
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import qualified_user_table, row_table
@@ -71,7 +72,9 @@ class _Merge:
             ("members", "int4"),
             *((f"seen:{c.attnum}", "text") for c in self.carried_counters if self.shape.full),
         )
-        return f"{staged(self.spec, self.shape, self.parameters, extra)} {FENCE}"
+        # In the order of the keys, lookups and writes find the same pages of indexes and tables again and again.
+        order = ", ".join(f"k_{c.attnum}" for c in self.spec.key)
+        return f"{staged(self.spec, self.shape, self.parameters, extra)} ORDER BY {order}"
 
     def joined(self) -> str:
         select = [
@@ -146,12 +149,14 @@ class _Merge:
         inner = f"SELECT j.*, {_list(versions)}\n      FROM j {FENCE}"
         alive = liveness.alive_after(self.spec, "v")
         middle = f"SELECT v.*, {alive} AS alive FROM (\n      {inner}) AS v {FENCE}"
+        # A unique value is mostly free again when rows are written in the order in which the origin wrote them.
+        order = " ORDER BY q.ord" if self.spec.unique else ""
         flags, values = self.kept()
         within = f"{self.multi.any_conflict('q')} AS within,\n      " if self.multi.columns else ""
         return (
             f"SELECT {self.action()} AS act,\n      {self.any_conflict()} AS concurrent,\n      {within}"
             f"{', '.join(f'q.{name}' for name in flags)},\n      {', '.join(f'q.{name}' for name in values)},\n"
-            f"      {self.image()} AS new_image\n    FROM ({middle}) AS q"
+            f"      {self.image()} AS new_image\n    FROM ({middle}) AS q{order}"
         )
 
     def kept(self) -> tuple[list[str], list[str]]:
@@ -178,6 +183,9 @@ class _Merge:
         columns = [
             registers.concurrent(c, "q", f"q.sh_{c.attnum}", f"q.sn_{c.attnum}", self.covered) for c in self.registers
         ]
+        # Nobody has written a row without state, so most inserts need no look at the context.
+        columns = [f"q.s_ctid IS NOT NULL AND ({' OR '.join(columns)})"] if columns else []
+        columns += [counters.saturated(c, "q") for c in self.carried_counters]
         return f"({' OR '.join(['q.conf_row', *columns])})"
 
     def action(self) -> str:
@@ -316,13 +324,14 @@ class _Merge:
             f"jsonb_build_object({', '.join(pairs[i : i + IMAGE_COLUMNS_PER_CALL])})"
             for i in range(0, len(pairs), IMAGE_COLUMNS_PER_CALL)
         ]
+        key = row_key_json(self.spec, "p")
         reason = quote_literal("the row is not in this database and left no tombstone; copy it, then repeat the change")
         return (
             "INSERT INTO crdt_state.quarantine"
             " (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)\n"
             f"    SELECT p.origin, ({self.parameters.numbers('from_hlcs')})[p.member],"
             f" ({self.parameters.numbers('to_hlcs')})[p.member],"
-            f" {quote_literal(self.spec.qualified)}, {row_key_json(self.spec)}, {' || '.join(calls) or 'NULL::jsonb'},"
+            f" {quote_literal(self.spec.qualified)}, {key}, {' || '.join(calls) or 'NULL::jsonb'},"
             f" '02000', {reason}\n    FROM p WHERE p.act = 'M' AND p.op <> 'T' AND {_due('absent')} RETURNING 1"
         )
 
@@ -350,7 +359,9 @@ class _Merge:
             # A missing row (act M) is in quarantine as a whole, so its deltas do not count either.
             where = f"p.act <> 'M' AND {_due('staged')}"
             counted = [("counted", counters.upsert_deltas(self.spec, columns, "p", "p.origin::int2", where))]
-        conflicts = conflict_insert(self.spec, self.registers, self.covered, _due("concurrent"))
+        conflicts = conflict_insert(
+            self.spec, self.registers, self.carried_counters, self.covered, self.contexts, _due("concurrent")
+        )
         notes = [("conflicts", conflicts), ("missing", self.missing())]
         if self.multi.columns:
             notes.append(("within", self.multi.conflicts(_due("within"))))

@@ -9,7 +9,11 @@ from __future__ import annotations
 import re
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
+from sidecar.core.merge.identity import conflict_id, row_key_json
+from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import counter_table
+
+QUOTED_UNDONE = "'undone'"
 
 INTEGER_LIMITS = {
     "smallint": (-(2**15), 2**15 - 1),
@@ -139,6 +143,21 @@ def changed(column: ColumnSpec) -> str:
     return f"({new_value(column, 'q')}){as_text} IS DISTINCT FROM q.old_{n}{as_text}"
 
 
+def saturated(column: ColumnSpec, row: str) -> str:
+    """Whether an incoming delta leaves a sum that the column's type cannot hold."""
+    n = column.attnum
+    return f"({row}.a_{n} AND {row}.alive AND {row}.true_{n} <> {shown(column, f'{row}.true_{n}')})"
+
+
+def conflict_row(column: ColumnSpec) -> str:
+    """As :func:`.registers.conflict_row`: the true sum loses against the limit that is shown."""
+    n = column.attnum
+    return (
+        f"({quote_literal(column.name)}, {quote_literal(column.crdt)}, 'saturated', {saturated(column, 'p')}, false,"
+        f" p.hlc, p.true_{n}::text, p.hlc, p.origin::int2, ({shown(column, f'p.true_{n}')})::text, NULL::int8[])"
+    )
+
+
 def state_value(column: ColumnSpec) -> str:
     """The excess after the merge."""
     true_value = f"p.true_{column.attnum}"
@@ -166,6 +185,25 @@ def upsert_deltas(spec: TableSpec, columns: tuple[ColumnSpec, ...], source: str,
         f"WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND {where} "
         f"ON CONFLICT ({keys}, attnum, node) DO UPDATE SET "
         "increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased"
+    )
+
+
+def decreases_statement(spec: TableSpec, shape: Shape) -> Statement:
+    """Records decreases of grow-only counters, which are undone; run where a batch has any."""
+    parameters = Parameters()
+    columns = [c for c in spec.counters if c.attnum in shape.attnums and c.crdt == "g_counter"]
+    rows = staged(spec, shape, parameters)
+    me = parameters.number("node")
+    values = ", ".join(f"({quote_literal(c.name)}, g.a_{c.attnum}, g.d_{c.attnum})" for c in columns)
+    key, dot = row_key_json(spec, "g"), (me, "g.hlc")
+    return parameters.statement(
+        f"WITH g AS (\n    {rows}\n)\n"
+        "INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, kind, note, winner_node,"
+        " winner_hlc, loser_node, loser_hlc, loser_value)\n"
+        f"SELECT {conflict_id(spec, key, 'v.name', QUOTED_UNDONE, 'NULL', dot, dot)}, {spec.table_id}, {key},"
+        f" v.name, 'g_counter', 'undone', 'the counter only grows', {me}, g.hlc, {me}, g.hlc, v.delta::text\n"
+        f"FROM g, LATERAL (VALUES {values}) AS v(name, written, delta)\n"
+        "WHERE v.written AND v.delta < 0 ON CONFLICT (id) DO NOTHING"
     )
 
 
