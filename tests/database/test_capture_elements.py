@@ -206,3 +206,17 @@ async def test_a_local_write_supersedes_all_siblings(node: HarnessNode) -> None:
     await node.sql(siblings)
     await write(node, "DELETE FROM items WHERE id = 1", "INSERT INTO items (id) VALUES (1)")
     assert await node.value(f"SELECT sib_{n} IS NULL FROM crdt_state.row_{spec.table_id}")
+
+
+async def test_rows_of_a_locked_table_are_queued_unseen(node: HarnessNode) -> None:
+    """Capture waits for nobody's lock, so only the rewrite can tell whether the row shows what it should."""
+    node.hold_capture()
+    await node.sql("UPDATE items SET tags = '{c,a}' WHERE id = 1")
+    await node.sql("UPDATE items SET flags = '{f,t,t}' WHERE id = 1")
+    async with node.app.transaction():
+        await node.sql("LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+        await node.release_capture()
+        await node.progress.captured(await node.log_end(), 10)
+        assert await queued(node) == {1}
+    await node.rewrite()
+    assert await node.rows("SELECT tags, flags::text FROM items WHERE id = 1") == [(["a", "c"], "{f,t}")]
