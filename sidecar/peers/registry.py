@@ -166,6 +166,7 @@ class LinkRegistry:
         if isinstance(error, SidecarError):
             state.last_error = error.line()
             if isinstance(error, ProtocolError):
+                self._count(error)
                 slot.shunned_until_s = asyncio.get_running_loop().time() + SHUN_S
             log.warning("link_down", peer=link.peer_name, reason=state.last_error)
         elif error is not None:
