@@ -22,9 +22,16 @@ from sidecar.postgres.server_check import VERSION_MIN
 from sidecar.settings import Settings, load
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "docs/operations.md", "docs/protocol.md")
-README, ARCHITECTURE, OPERATIONS, PROTOCOL = (ROOT.joinpath(name).read_text(encoding="utf-8") for name in DOCUMENTS)
-TEXTS = dict(zip(DOCUMENTS, (README, ARCHITECTURE, OPERATIONS, PROTOCOL), strict=True))
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "docs/operations.md",
+    "docs/protocol.md",
+    "docs/choosing-types.md",
+    "docs/conflicts.md",
+)
+TEXTS = {name: ROOT.joinpath(name).read_text(encoding="utf-8") for name in DOCUMENTS}
+README, ARCHITECTURE, OPERATIONS, PROTOCOL = (TEXTS[name] for name in DOCUMENTS[:4])
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEREDOC = re.compile(r"<<'TOML'\n(.*?)^TOML$", re.MULTILINE | re.DOTALL)
