@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from node_harness import HarnessNode, cluster, converged
 
+from sidecar.core.annotations import ROW_RULES
+
 SCHEMA = """
 CREATE TABLE items (
     id int PRIMARY KEY, tags text[], grown int[], whole text[], stamps numeric[], attrs jsonb, marks jsonb,
@@ -35,8 +37,9 @@ INSERT INTO items VALUES
 
 
 @pytest.fixture
-async def nodes(postgres_server) -> AsyncIterator[list[HarnessNode]]:  # type: ignore[no-untyped-def]
-    async with cluster(postgres_server, 3, SCHEMA) as nodes:
+async def nodes(postgres_server, request: pytest.FixtureRequest) -> AsyncIterator[list[HarnessNode]]:  # type: ignore[no-untyped-def]
+    rule = f"COMMENT ON TABLE items IS '@crdt(row={getattr(request, 'param', 'lww')})';"
+    async with cluster(postgres_server, 3, SCHEMA + rule) as nodes:
         yield nodes
 
 
@@ -123,7 +126,7 @@ VALUES: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "nodes"), enumerate(ROW_RULES), indirect=["nodes"])
 async def test_random_writes_converge(nodes: list[HarnessNode], seed: int) -> None:
     """Any mix of types, inserts, deletes, batches and partial deliveries."""
     choose = random.Random(seed)
