@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import chain
 
+from sidecar.core.catalog import TableSpec
 from sidecar.core.coalesce import Coalescer, RelationPlan
 from sidecar.core.pgoutput import (
     XLOG_HEADER_BYTES,
@@ -21,7 +22,7 @@ from sidecar.core.pgoutput import (
     unix_ms,
 )
 from sidecar.core.wire.bodies import ROW_FRAMES_MAX
-from sidecar.errors import SchemaError
+from sidecar.errors import HeldError, SchemaError
 from sidecar.node.state import NodeState
 from sidecar.postgres.admin import ECHO_PREFIX
 
@@ -56,6 +57,7 @@ class Intake:
         self._reader = RowReader()
         self._plans: dict[bytes, RelationPlan | None] = {}  # by relation oid, as it stands in the messages
         self._relations: dict[int, Relation] = {}
+        self._planned = state.tables
         self._begin: Begin | None = None
         self._latest_ms = 0
         self._skip = False
@@ -74,7 +76,20 @@ class Intake:
 
     def feed(self, messages: Iterable[bytes]) -> None:
         """The next messages; those before must be used up."""
+        if self._planned is not self._state.tables and not self.open:
+            self._plan_again()
         self._messages = iter(messages)
+
+    def _plan_again(self) -> None:
+        """After the tables in force changed: not every change of them shows in the stream."""
+        self._planned = self._state.tables
+        for oid, relation in self._relations.items():
+            place = oid.to_bytes(4, "big")
+            spec = self._state.tables_by_oid.get(oid)
+            plan = None if spec is None else self._built(relation, spec)
+            before = self._plans.get(place)
+            if before is None or plan is None or not before.same_layout(plan):
+                self._plans[place] = plan
 
     async def consume(self, *, until_commit: bool = False) -> bool:
         """Take messages until they are used up (False), or what is held has to be written before it goes on: it fills
@@ -175,20 +190,31 @@ class Intake:
             self._truncate(message)
 
     async def _plan(self, relation: Relation) -> RelationPlan | None:
+        """By the table's oid: in a backlog it has the name of then."""
+        spec = self._state.tables_by_oid.get(relation.relation_oid)
         name = f"{relation.schema}.{relation.name}"
-        spec = self._state.tables.get(name)
-        known = {c.name for c in (*spec.key, *spec.columns)} if spec else set()
-        if spec is None or known != {column.name for column in relation.columns}:
+        known = 0 if spec is None else len(spec.key) + len(spec.columns)
+        if spec is None or spec.qualified != name or len(relation.columns) != known or _unknown(relation, spec):
             await self._refresh_tables()
-            spec = self._state.tables.get(name)
+            spec = self._state.tables_by_oid.get(relation.relation_oid)
         if spec is None:
             self._state.problem(f"capture {name}", f"table {name} is published but not attached; run sidecar check")
             return None
+        new = _unknown(relation, spec)
+        if new and spec.qualified in self._state.busy_tables:
+            # Without it the changes of the column would be passed over for good.
+            raise HeldError(f"column {new[0]!r} of {spec.qualified} is new, and the table's state is locked")
+        return self._built(relation, spec)
+
+    def _built(self, relation: Relation, spec: TableSpec) -> RelationPlan:
+        name = spec.qualified
         try:
-            return RelationPlan.build(relation, spec)
+            plan = RelationPlan.build(relation, spec)
         except SchemaError as error:
             self._state.problem(f"capture {name}", error.line())
             raise
+        self._state.problem(f"capture {name}", None)
+        return plan
 
     def _truncate(self, message: Truncate) -> None:
         """TRUNCATE names no rows, so nothing is shipped; it is written down instead of passing silently."""
@@ -215,3 +241,9 @@ class Intake:
         )
         self.put_aside.append((plan.spec.qualified, reason, key))
         return True
+
+
+def _unknown(relation: Relation, spec: TableSpec) -> list[str]:
+    """Columns in the stream that the table in force has not: new, renamed, dropped, or generated."""
+    known = {column.name for column in (*spec.key, *spec.columns)}
+    return [column.name for column in relation.columns if column.name not in known]

@@ -248,6 +248,7 @@ class Node:
         tables, problems = await catalogue.refresh()
         if tables is None:
             return
+        self.state.busy_tables = catalogue.busy
         if self.state.set_tables(tables):
             if self._pulse.capture_state == "streaming":
                 self.state.log.info("tables_changed", tables=sorted(self.state.tables))

@@ -49,6 +49,9 @@ class NodeState:
         self.writer_lock = asyncio.Lock()
         self.tables: dict[str, TableSpec] = {}
         self.tables_by_id: dict[int, TableSpec] = {}
+        self.tables_by_oid: dict[int, TableSpec] = {}
+        # Those whose newest columns or annotations are not in force yet, because a lock could not be had.
+        self.busy_tables: frozenset[str] = frozenset()
         self.counters = Counters()
         self.waiting: dict[int, str] = {}
         self.started_at = time.time()
@@ -73,6 +76,7 @@ class NodeState:
             return False
         self.tables = by_name
         self.tables_by_id = {table.table_id: table for table in by_name.values()}
+        self.tables_by_oid = {table.relation_oid: table for table in by_name.values()}
         self.tables_changed.set()
         return True
 

@@ -24,6 +24,8 @@ class CatalogueSession:
         self._settings = settings
         self._connection = connection
         self._version = ""
+        self.busy: frozenset[str] = frozenset()
+        """Tables that wait for a lock before what is annotated is in force."""
         self._lock = asyncio.Lock()
 
     @classmethod
@@ -47,6 +49,7 @@ class CatalogueSession:
             except psycopg.OperationalError as error:
                 raise TransientError(f"the database connection failed: {error}") from None
             self._version = result.version
+            self.busy = frozenset(result.busy)
             return result.tables, result.problems
 
     async def close(self) -> None:

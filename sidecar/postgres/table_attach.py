@@ -42,8 +42,9 @@ Connection = psycopg.AsyncConnection[Any]
 class AttachResult:
     """``tables`` are in force now; ``attached``, ``changed`` and ``detached`` name what this call did.
 
-    ``version`` is the catalogue's version before it: while :func:`catalogue_version` returns the same, there is nothing
-    to do. It is empty when a table was busy or failed and must be tried again.
+    ``busy`` names those whose lock could not be had. ``version`` is the catalogue's version before it: while
+    :func:`catalogue_version` returns the same, there is nothing to do. It is empty when a table was busy or failed and
+    must be tried again.
     """
 
     tables: tuple[TableSpec, ...]
@@ -51,6 +52,7 @@ class AttachResult:
     changed: list[str] = field(default_factory=list)
     detached: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
     version: str = ""
 
 
@@ -64,6 +66,7 @@ class _Round:
     changed: list[str] = field(default_factory=list)
     detached: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
     again: bool = False
     stale: bool = False
 
@@ -98,6 +101,7 @@ async def attach_tables(conn: Connection, settings: Settings, *, tries: int = 1)
         changed=work.changed,
         detached=work.detached,
         problems=list(in_order(work.problems)),
+        busy=work.busy,
         version="" if work.again else version,
     )
 
@@ -127,6 +131,7 @@ async def _try(work: _Round, table: str, step: Callable[[], Awaitable[bool]]) ->
             return done
     del work.problems[before:]
     work.again = True
+    work.busy.append(table)
     work.problems.append(
         Problem("warning", "is busy: its lock could not be had", "it is tried again by itself", table=table)
     )

@@ -164,6 +164,7 @@ class HarnessNode:
     async def refresh(self) -> None:
         tables, problems = await self.catalogue.refresh()
         if tables is not None:
+            self.state.busy_tables = self.catalogue.busy
             self.state.set_tables(tables)
             self.merger.forget_statements()
         assert not [p for p in problems if getattr(p, "severity", "error") == "error"], problems
