@@ -78,8 +78,8 @@ class TypeWorkload(Workload):
         query = (
             f"SELECT {', '.join(REGISTERS)}, n::text, {arrays},"
             " CASE WHEN marks IS NOT NULL THEN crdt_state.json_elements(marks) END AS marks,"
-            " CASE WHEN prefs IS NOT NULL THEN ARRAY(SELECT ARRAY[e.key, e.value::text] FROM jsonb_each(prefs) AS e) END"
-            " AS prefs"
+            " CASE WHEN prefs IS NOT NULL"
+            " THEN ARRAY(SELECT ARRAY[e.key, e.value::text] FROM jsonb_each(prefs) AS e) END AS prefs"
             " FROM doc WHERE id = $1"
         )
         row = await node.app.fetchrow(query, key)
