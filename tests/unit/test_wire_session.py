@@ -14,6 +14,7 @@ from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
 from sidecar.core.wire.frames import encode_frame
 from sidecar.core.wire.greeting import Choice, Standing, choose, judge_hello, negotiate
 from sidecar.core.wire.messages import (
+    CONTROL_BYTES_MAX,
     PART_OVERHEAD_BYTES,
     PROTOCOL_MAX,
     SINCE,
@@ -213,6 +214,16 @@ def test_a_stream_that_ends_inside_a_frame_is_an_error() -> None:
     list(b.receive(a.send(part())[:-1]))
     with pytest.raises(ProtocolError, match="inside a frame"):
         b.receive_end()
+
+
+def test_large_frames_are_taken_from_accepted_peers_only() -> None:
+    """A Hello that is still to be judged must not make room for 32 MiB."""
+    a, b = Session(32 * MIB), Session(32 * MIB)
+    list(b.receive(a.send(hello(1))))
+    with pytest.raises(ProtocolError, match=f"at most {CONTROL_BYTES_MAX} are taken"):
+        list(b.receive(encode_frame(5, bytes(CONTROL_BYTES_MAX + 1))))
+    a, b = linked(frame_bytes_max=32 * MIB)
+    assert a._reader.frame_bytes_max == b._reader.frame_bytes_max == 32 * MIB
 
 
 def test_a_hello_cannot_be_larger_than_control_messages() -> None:

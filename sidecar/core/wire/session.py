@@ -96,7 +96,8 @@ def advance(side: Side, kind: type[Message], other: Side, *, first: bool) -> Sid
 
 
 class Session:
-    """One link's protocol state. ``frame_bytes_max`` bounds what the peer may send once its Hello was read."""
+    """One link's protocol state. ``frame_bytes_max`` bounds what the peer may send once it has accepted; it is
+    CONTROL_BYTES_MAX before, when it is not known yet whether it is wanted."""
 
     def __init__(self, frame_bytes_max: int) -> None:
         self.ours = Side.START
@@ -245,7 +246,6 @@ class Session:
         if isinstance(message, Hello):
             self.peer = message
             self.peer_clock = patched({}, message.clock)
-            self._reader.frame_bytes_max = max(self._frame_bytes_max, CONTROL_BYTES_MAX)
         elif isinstance(message, Accept):
             self._check_accept(message)
         elif isinstance(message, Fragment):
@@ -257,6 +257,8 @@ class Session:
             message = self._take_ack(message)
         self.theirs = after
         self._reader.numbered = self._numbers(after)
+        if after is Side.OPEN:
+            self._reader.frame_bytes_max = max(self._frame_bytes_max, CONTROL_BYTES_MAX)
         return message
 
     def _check_accept(self, message: Accept) -> None:
