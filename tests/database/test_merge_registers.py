@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from node_harness import HarnessNode, cluster, converged
 
+from sidecar.core.merge import registers
+
 SCHEMA = """
 CREATE TABLE doc (id int PRIMARY KEY, title text, body text);
 COMMENT ON TABLE doc IS '@crdt';
@@ -228,3 +230,15 @@ async def test_version_vectors_keep_the_losers(nodes: list[HarnessNode]) -> None
         n = next(column.attnum for column in spec.columns if column.name == "title")
         [row] = await node.rows(f"SELECT n_{n}, h_{n}, v_{n} FROM crdt_state.row_{spec.table_id}")
         assert row == (3, FUTURE + 12, [1, FUTURE + 10, 2, FUTURE + 11])
+
+
+async def test_the_short_form_of_a_vector_is_what_the_function_says(nodes: list[HarnessNode]) -> None:
+    vectors = ["NULL::int8[]", *(f"'{{{n},{h}}}'" for n in (1, 2, 3) for h in (1, 2, 3)), "'{1,2,2,1}'", "'{1,1,3,2}'"]
+    values = ", ".join(f"({vector})" for vector in vectors)
+    short = registers.vector_with("x.v", "n", "h", "w")
+    [(cases, differing)] = await nodes[0].rows(
+        f"SELECT count(*), count(*) FILTER (WHERE {short} IS DISTINCT FROM crdt_state.vector_add(x.v, n, h, w))"
+        f" FROM (VALUES {values}) AS x(v), generate_series(1::int8, 3) AS n, generate_series(0::int8, 3) AS h,"
+        " generate_series(1::int8, 3) AS w"
+    )
+    assert (cases, differing) == (12 * 3 * 4 * 3, 0)

@@ -78,6 +78,20 @@ def image_patch(column: ColumnSpec, row: str) -> str:
     return f"CASE WHEN {row}.win_{n} THEN {patch} ELSE '{{}}'::jsonb END"
 
 
+def vector_with(vector: str, node: str, hlc: str, winner: str) -> str:
+    """The further entries of a column's version vector after ``(node, hlc)`` became one of them and ``winner`` none.
+
+    While two nodes write the column there is at most one entry, which needs no call: ``vector_add`` is a query in SQL,
+    and costs more than all else that a merge does for the row.
+    """
+    entry = f"{node}::int8, greatest({hlc}, CASE WHEN {vector}[1] = {node} THEN {vector}[2] END)"
+    one = f"cardinality({vector}) = 2 AND {vector}[1] IN ({node}, {winner})"
+    return (
+        f"CASE WHEN {node} <> {winner} AND {hlc} > 0 AND ({vector} IS NULL OR {one}) THEN ARRAY[{entry}]"
+        f" ELSE crdt_state.vector_add({vector}, {node}, {hlc}, {winner}) END"
+    )
+
+
 def state_values(column: ColumnSpec, row_dot: tuple[str, str], *, exists: bool, row_may_change: bool) -> dict[str, str]:
     """New state columns after a merge, of a row state that ``exists`` as ``s`` or is new. The winner's dot is NULL
     where it is the row's own, ``row_dot`` (hlc, node), which only an insert in the batch changes (``row_may_change``).
@@ -102,8 +116,8 @@ def state_values(column: ColumnSpec, row_dot: tuple[str, str], *, exists: bool, 
         kept_hlc = f"CASE WHEN {same} THEN s.h_{n} WHEN NOT ({taken}) THEN {hlc} END"
     vector = (
         f"CASE WHEN p.win_{n} THEN CASE WHEN {node} <> p.origin AND {hlc} > 0"
-        f" THEN crdt_state.vector_add(s.v_{n}, {node}, {hlc}, p.origin) ELSE s.v_{n} END"
-        f" WHEN p.a_{n} THEN crdt_state.vector_add(s.v_{n}, p.origin, p.h_{n}, {node})"
+        f" THEN {vector_with(f's.v_{n}', node, hlc, 'p.origin')} ELSE s.v_{n} END"
+        f" WHEN p.a_{n} THEN {vector_with(f's.v_{n}', 'p.origin', f'p.h_{n}', node)}"
         f" ELSE s.v_{n} END"
     )
     return {
