@@ -20,7 +20,7 @@ from sidecar.core.merge.state_tables import state_ddl
 from sidecar.errors import DirtyRowsError
 from sidecar.node.rewrite import touch
 from sidecar.postgres.admin import connect
-from sidecar.postgres.merge import Merger, MergeResult, MergeSet
+from sidecar.postgres.merge import Merger, MergeResult, MergeSet, UniqueSwapError
 from sidecar.postgres.migrations import migrate
 from sidecar.postgres.session import Session
 
@@ -117,15 +117,24 @@ class HandNode:
             changes = table_changes(self.spec, write.rows)
             ends[write.origin] = write.hlc
             sets.append(MergeSet(header, lambda changes=changes: iter([changes]), self.catalogue))  # type: ignore[misc]
-        try:
-            result = await self.merger.merge(sets, lambda header: None)
-        except (DirtyRowsError, asyncpg.DataError) as error:
-            if isinstance(error, asyncpg.DataError) and not isolate:
-                raise
-            # Rows of genesis are known once capture has passed the log.
-            result = await self.merger.merge_locked(sets, lambda header: None, isolate=isolate)
+        result = await self._tried(sets, isolate=isolate)
         self.clock |= {write.origin: write.hlc for write in writes}
         return result
+
+    async def _tried(self, sets: list[MergeSet], *, isolate: bool) -> MergeResult:
+        """Rows of genesis are known at the second try, once capture has passed the log; unique values may swap from the
+        try on after they clashed."""
+        try:
+            return await self.merger.merge(sets, lambda header: None)
+        except (DirtyRowsError, UniqueSwapError):
+            pass
+        except asyncpg.DataError:
+            if not isolate:
+                raise
+        try:
+            return await self.merger.merge_locked(sets, lambda header: None, isolate=isolate)
+        except UniqueSwapError:
+            return await self.merger.merge_locked(sets, lambda header: None, isolate=isolate)
 
     async def reset(self, *genesis: str) -> None:
         """Back to genesis."""

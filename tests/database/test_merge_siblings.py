@@ -206,3 +206,18 @@ async def test_random_histories_equal_the_algebra(postgres_server) -> None:  # t
                 assert json.loads(json.dumps(state["sib_2"])) == (expected if len(expected) > 1 else None)
                 states.append(state)
             assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("column", ["code", "labels"])
+async def test_unique_values_that_swap(postgres_server, column: str) -> None:  # type: ignore[no-untyped-def]
+    """Rows are taken out and put back, because what such a column shows is not what was written last."""
+    spec = table(("code", "text", "max_register"), ("labels", "text[]", "or_set"), unique=((column,),))
+    unique = f"CREATE UNIQUE INDEX t_{column} ON t ({column})"
+    genesis = """INSERT INTO t VALUES (1, 'a', '{a}'), (2, 'b', '{b}')"""
+    async with hand_node(postgres_server, spec, unique, genesis) as node:
+        rows = [
+            Row(key, 10, {"code": new, "labels": {"add": {new: 10}, "del": {old: 10}}})
+            for key, old, new in ((1, "a", "b"), (2, "b", "a"))
+        ]
+        await node.merge(Write(1, 10, {}, (rows[0], rows[1])))
+        assert await node.app.fetch("SELECT id, code, labels FROM t ORDER BY id") == [(1, "b", ["b"]), (2, "a", ["a"])]
