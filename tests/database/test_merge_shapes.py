@@ -158,6 +158,16 @@ async def test_a_table_that_is_too_wide_is_refused_with_its_mend(database: str) 
             pass
 
 
+async def test_columns_that_keep_several_writes_count_twice(database: str) -> None:
+    columns = ", ".join(f"c{i} text[]" for i in range(111))
+    comments = "".join(f"COMMENT ON COLUMN wide.c{i} IS '@crdt(or_set)';" for i in range(110))
+    schema = f"CREATE TABLE wide (id int PRIMARY KEY, {columns}); {comments}"
+    told = r"has 111 columns outside its primary key \(110 of them keep several writes and count twice\); at most 220"
+    with pytest.raises(AssertionError, match=told):
+        async with open_node(database, 1, schema):
+            pass
+
+
 async def test_a_virtual_generated_column_is_refused_before_it_breaks_the_application(
     postgres_server, database
 ) -> None:  # type: ignore[no-untyped-def]
