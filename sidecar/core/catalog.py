@@ -28,6 +28,10 @@ FAMILIES: dict[str, Family] = {
 a register in what it shows only; a counter sums deltas; an element column merges element by element (key by key)."""
 
 
+_UNBOUNDED = {"character": "bpchar", "bit": '"bit"'}
+"""Types whose bare name means a length of 1 (https://www.postgresql.org/docs/current/datatype-character.html)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnSpec:
     """One column. ``type_name`` is ``format_type()``'s text, e.g. ``numeric(10,2)``; ``base_type`` the same without
@@ -40,6 +44,13 @@ class ColumnSpec:
     crdt: str = "lww_register"
     argument: str | None = None
     not_null: bool = False
+
+    @property
+    def cast_name(self) -> str:
+        """The type to which a text image is cast: without modifier and domain, which are checked on assignment. An
+        explicit cast to ``varchar(5)`` would cut off what does not fit, without a word."""
+        element, array = self.base_type.removesuffix("[]"), self.base_type.endswith("[]")
+        return _UNBOUNDED.get(element, element) + ("[]" if array else "")
 
     @property
     def family(self) -> Family:

@@ -98,7 +98,7 @@ WITH g AS (
     INSERT INTO "shop"."basket" ("id", "note", "best", "least", "cart", "seen", "tags", "sizes", "notes", "the prefs", "hits") OVERRIDING SYSTEM VALUE
     SELECT p.k_1,
       (p.image ->> 'note')::text,
-      (p.image ->> 'best')::character varying(20),
+      (p.image ->> 'best')::character varying,
       (p.image ->> 'least')::integer,
       (p.image ->> 'cart')::jsonb,
       CASE WHEN p.e_6 IS NULL THEN (p.image ->> 'seen')::uuid[] ELSE coalesce(nullif(crdt_state.dots_elements(p.e_6, false), '{}')::text, CASE WHEN p.z_6 IS NOT TRUE THEN '{}' END)::uuid[] END,

@@ -23,7 +23,7 @@
 --   $22: first
 --   $23: last
 WITH g AS (
-    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying(3) AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::text AS val_3, coalesce(u.m0 & $12::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, coalesce(u.m0 & $14::int8 <> 0, false) AS a_5, coalesce(u.v5::numeric, 0) AS d_5, coalesce(u.m0 & $16::int8 <> 0, false) AS a_7, coalesce(u.v7::numeric, 0) AS d_7, u.xids, u.images, u.old_4, u.old_5, u.old_7
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::text AS val_3, coalesce(u.m0 & $12::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, coalesce(u.m0 & $14::int8 <> 0, false) AS a_5, coalesce(u.v5::numeric, 0) AS d_5, coalesce(u.m0 & $16::int8 <> 0, false) AS a_7, coalesce(u.v7::numeric, 0) AS d_7, u.xids, u.images, u.old_4, u.old_5, u.old_7
     FROM unnest($2::text::"char"[], $3::text::int8[], $4::text::int8[], $5::text::int8[], $6::text::text[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $13::text::text[], $15::text::text[], $17::text::xid[], $18::text::jsonb[], $19::text::numeric[], $20::text::numeric[], $21::text::numeric[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v3, l3, v4, v5, v7, xids, images, old_4, old_5, old_7, ord)
     WHERE u.ord BETWEEN $22::int8 AND $23::int8
 ), up AS (

@@ -13,7 +13,7 @@
 --   $12: first
 --   $13: last
 WITH g AS (
-    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying(3) AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, u.xids, u.images
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, u.xids, u.images
     FROM unnest($2::text::"char"[], $3::text::int8[], $4::text::int8[], $5::text::int8[], $6::text::text[], $7::text::text[], $8::text::text[], $10::text::xid[], $11::text::jsonb[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v4, xids, images, ord)
     WHERE u.ord BETWEEN $12::int8 AND $13::int8
 ), up AS (

@@ -16,7 +16,7 @@
 --   $15: from_hlcs
 --   $16: to_hlcs
 WITH g AS (
-    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying(3) AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $10::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, u.accepted, u.members
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $10::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, u.accepted, u.members
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $9::text::text[], $11::text::text[], $12::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v4, accepted, members, ord)
     WHERE u.ord BETWEEN $13::int8 AND $14::int8 ORDER BY k_2, k_1
 ), j AS (

@@ -5,7 +5,7 @@
 --   $4: first
 --   $5: last
 WITH g AS (
-    SELECT u.ord, u.op, u.k2::character varying(3) AS k_2, u.k1::bigint AS k_1
+    SELECT u.ord, u.op, u.k2::character varying AS k_2, u.k1::bigint AS k_1
     FROM unnest($3::text::"char"[], $1::text::text[], $2::text::text[]) WITH ORDINALITY AS u(op, k2, k1, ord)
     WHERE u.ord BETWEEN $4::int8 AND $5::int8
 )

@@ -20,7 +20,7 @@
 --   $19: first
 --   $20: last
 WITH p AS (
-    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying(3) AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $8::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::text AS val_3, coalesce(u.m0 & $11::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, coalesce(u.m0 & $13::int8 <> 0, false) AS a_5, coalesce(u.v5::numeric, 0) AS d_5, coalesce(u.m0 & $15::int8 <> 0, false) AS a_7, coalesce(u.v7::numeric, 0) AS d_7, u.seen_4, u.seen_5, u.seen_7
+    SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $8::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::text AS val_3, coalesce(u.m0 & $11::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, coalesce(u.m0 & $13::int8 <> 0, false) AS a_5, coalesce(u.v5::numeric, 0) AS d_5, coalesce(u.m0 & $15::int8 <> 0, false) AS a_7, coalesce(u.v7::numeric, 0) AS d_7, u.seen_4, u.seen_5, u.seen_7
     FROM unnest($1::text::"char"[], $2::text::int8[], $3::text::int8[], $4::text::int8[], $5::text::text[], $6::text::text[], $7::text::text[], $9::text::int8[], $10::text::text[], $12::text::text[], $14::text::text[], $16::text::text[], $17::text::text[], $18::text::text[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v3, l3, v4, v5, v7, seen_4, seen_5, seen_7, ord)
     WHERE u.ord BETWEEN $19::int8 AND $20::int8
 )

@@ -67,7 +67,7 @@ def shown(column: ColumnSpec, state: str, nulled: str) -> str:
         empty, value = "'{}'", f"{elements}::text"
         if _is_json(column):
             empty, value = "'[]'::jsonb", f"crdt_state.json_array({elements})"
-    return f"coalesce({value}, CASE WHEN {nulled} IS NOT TRUE THEN {empty} END)::{column.type_name}"
+    return f"coalesce({value}, CASE WHEN {nulled} IS NOT TRUE THEN {empty} END)::{column.cast_name}"
 
 
 KEPT = ("h", "c", "ne", "nz", "ec", "ns")
@@ -115,14 +115,14 @@ def value(column: ColumnSpec, row: str) -> str:
     return (
         f"CASE WHEN {row}.ne_{n} IS NOT NULL AND ({due}) THEN {shown(column, f'{row}.ne_{n}', f'{row}.nz_{n}')}"
         f" WHEN {row}.present THEN {row}.old_{n}"
-        f" ELSE ({row}.image ->> {quote_literal(column.name)})::{column.type_name} END AS ns_{n}"
+        f" ELSE ({row}.image ->> {quote_literal(column.name)})::{column.cast_name} END AS ns_{n}"
     )
 
 
 def revived_value(column: ColumnSpec) -> str:
     """The value of a column that the statement does not carry, in a row that comes back."""
     n = column.attnum
-    image = f"(p.image ->> {quote_literal(column.name)})::{column.type_name}"
+    image = f"(p.image ->> {quote_literal(column.name)})::{column.cast_name}"
     return f"CASE WHEN p.e_{n} IS NULL THEN {image} ELSE {shown(column, f'p.e_{n}', f'p.z_{n}')} END"
 
 

@@ -53,7 +53,7 @@ def new_value(column: ColumnSpec) -> str:
 def revived_value(column: ColumnSpec, *, carried: bool) -> str:
     """The column's value in a row that comes (back): the incoming value, or the one in the tombstone image."""
     n = column.attnum
-    image = f"(p.image ->> {quote_literal(column.name)})::{column.type_name}"
+    image = f"(p.image ->> {quote_literal(column.name)})::{column.cast_name}"
     return f"CASE WHEN p.win_{n} THEN p.val_{n} ELSE {image} END" if carried else image
 
 

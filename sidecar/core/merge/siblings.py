@@ -62,7 +62,7 @@ def folds(spec: TableSpec, column: ColumnSpec, row: str) -> list[str]:
 def value(column: ColumnSpec, row: str) -> str:
     """What the user row shows after the merge: ``ns_``."""
     n = column.attnum
-    before = f"({row}.image ->> {quote_literal(column.name)})::{column.type_name}"
+    before = f"({row}.image ->> {quote_literal(column.name)})::{column.cast_name}"
     return (
         f"CASE WHEN {_due(column, row)} THEN {_chosen(column, row)}"
         f" WHEN {row}.a_{n} THEN {row}.val_{n}"
@@ -71,7 +71,7 @@ def value(column: ColumnSpec, row: str) -> str:
 
 
 def _chosen(column: ColumnSpec, row: str) -> str:
-    n, kind = column.attnum, column.type_name
+    n, kind = column.attnum, column.cast_name
     if column.crdt == "merge":
         return f"{row}.fd_{n}[1]::{kind}"
     if column.crdt == "mv_register":
@@ -102,7 +102,7 @@ def conflict_rows(column: ColumnSpec) -> list[str]:
     newer = f"(p.h_{n}, p.origin) > ((w.value -> 1)::int8, (w.value -> 0)::int8)"
     wins = newer
     if column.crdt in _DIRECTION:
-        pair = f"(VALUES (p.val_{n}, {newer}, true), ((w.value ->> 2)::{column.type_name}, NOT {newer}, false))"
+        pair = f"(VALUES (p.val_{n}, {newer}, true), ((w.value ->> 2)::{column.cast_name}, NOT {newer}, false))"
         order = f"{_order(column, 'x.value')}, x.newer DESC"
         wins = f"(SELECT x.wins FROM {pair} AS x(value, newer, wins) ORDER BY {order} LIMIT 1)"
     head = f"{quote_literal(column.name)}, NULL, {quote_literal(column.crdt)}"

@@ -94,14 +94,6 @@ def _assigned(column: ColumnSpec, shape: Shape, parameters: Parameters) -> str:
     return f"coalesce((ARRAY[{masks}])[{word}::int4] & {bit} <> 0, false)"
 
 
-def _value(column: ColumnSpec, assigned: str) -> str:
-    """The typed value. A domain may refuse the NULL that stands for "not assigned", so there only what is assigned is
-    cast; for other types NULL stays NULL."""
-    cast = f"u.v{column.attnum}::{column.type_name}"
-    is_domain = column.type_name.split("(")[0] != column.base_type
-    return f"CASE WHEN {assigned} THEN {cast} END" if is_domain else cast
-
-
 def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[tuple[str, str], ...] = ()) -> str:
     """The text of ``SELECT ... FROM unnest(...)``; ``extra`` are further (parameter name, array type) pairs whose
     elements appear under the parameter's name with ``:`` replaced by ``_``."""
@@ -119,7 +111,7 @@ def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[t
         array(f"mask:{i}", "int8", f"m{i}")
     for column in spec.key:
         array(f"key:{column.attnum}", "text", f"k{column.attnum}")
-        select.append(f"u.k{column.attnum}::{column.type_name} AS k_{column.attnum}")
+        select.append(f"u.k{column.attnum}::{column.cast_name} AS k_{column.attnum}")
     for column in shape.columns:
         n = column.attnum
         array(f"value:{n}", "text", f"v{n}")
@@ -133,9 +125,7 @@ def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[t
         if column.is_element:
             select.append(f"u.v{n}::jsonb AS c_{n}")
         else:
-            select += [
-                f"{_value(column, assigned)} AS val_{n}",
-            ]
+            select.append(f"u.v{n}::{column.cast_name} AS val_{n}")
     for name, kind in extra:
         alias = name.replace(":", "_")
         array(name, kind, alias)
@@ -153,7 +143,7 @@ def staged_keys(spec: TableSpec, parameters: Parameters) -> str:
     keys = ", ".join(f"{parameters.text(f'key:{column.attnum}')}::text[]" for column in spec.key)
     sources = f'{parameters.text("ops")}::"char"[], {keys}'
     aliases = ", ".join(["op", *(f"k{column.attnum}" for column in spec.key)])
-    select = ", ".join(f"u.k{c.attnum}::{c.type_name} AS k_{c.attnum}" for c in spec.key)
+    select = ", ".join(f"u.k{c.attnum}::{c.cast_name} AS k_{c.attnum}" for c in spec.key)
     return (
         f"SELECT u.ord, u.op, {select}\n    FROM unnest({sources}) WITH ORDINALITY AS u({aliases}, ord)\n"
         f"    WHERE u.ord BETWEEN {parameters.number('first')} AND {parameters.number('last')}"
