@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from sidecar.core.changes import ChangeSetHeader, TableChanges
+from sidecar.core.element_versions import check_element_versions
 from sidecar.core.wire.bodies import BODY_EXPANSION_MAX, check_versions, unpack_tables
 from sidecar.errors import Action, DirtyRowsError, HeldError, ProtocolError, SidecarError, action_for
 from sidecar.node.gate import Gate, Retry
@@ -231,6 +232,9 @@ class Applier:
                 self._pulse.merge_alive = loop.time()
                 for table in unpack_tables(body, limit):
                     check_versions(table, received.first.from_hlc, received.header.to_hlc)
+                    spec = self._state.tables.get(f"{table.schema}.{table.name}")
+                    if spec is not None and spec.elements:
+                        check_element_versions(spec, table, received.header.to_hlc)
                     yield table
 
         return MergeSet(received.header, tables, self._state.tables)
