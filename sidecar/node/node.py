@@ -204,7 +204,7 @@ class Node:
         dsn = settings.node.dsn
         upkeep = await Session.open(dsn, purpose="upkeep", origin=False)
         stack.push_async_callback(upkeep.close)
-        await upkeep.own_node()
+        await upkeep.own_node(again=self._served)
         capture = await Session.open(dsn, purpose="capture", origin=True)
         stack.push_async_callback(capture.close)
         merge = await Session.open(

@@ -116,9 +116,13 @@ class Session:
             await self.rollback()
             raise
 
-    async def own_node(self) -> None:
+    async def own_node(self, *, again: bool = False) -> None:
         """Take the right to be the one sidecar of this database, for as long as this session lives. Raises
-        :class:`ConfigurationError` when there was no init, :class:`FatalError` when another sidecar runs."""
+        :class:`ConfigurationError` when there was no init, :class:`FatalError` when another sidecar runs.
+
+        ``again``: this process had it before its connection broke. The server may not have noticed, and keeps the right
+        for the old session until it does: a :class:`TransientError` then.
+        """
         try:
             missing = await self.connection.fetchval("SELECT to_regclass('crdt_state.node') IS NULL")
         except asyncpg.InsufficientPrivilegeError as error:
@@ -129,6 +133,11 @@ class Session:
         if missing:
             raise ConfigurationError("this database is not attached to a node", mend="run sidecar init first")
         if not await self.connection.fetchval(load("journal")["try_own_node"]):
+            if again:
+                raise TransientError(
+                    "the server still keeps the right for this sidecar's former session, or another has taken it",
+                    mend="it is waited for; tcp_keepalives_idle on the server says how long",
+                )
             raise FatalError("another sidecar runs on this database", mend="stop it first; one database, one sidecar")
 
     async def close(self) -> None:
