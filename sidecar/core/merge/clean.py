@@ -63,11 +63,13 @@ def restamp_statement(spec: TableSpec) -> Statement:
 def lock_statement(spec: TableSpec) -> Statement:
     """Locks the user rows of a batch in key order, as a local UPDATE of non-key columns would; returns their number.
 
-    The keys are looked up with ``= ANY``, which cannot be a join over a scan of the whole index (see
+    The key's first column is looked up with ``= ANY``, so the join cannot be over a scan of the whole index (see
     :func:`looked_up`); a subquery would lock before the rows are in order.
     """
     parameters = Parameters()
-    on_user = " AND ".join(f"t.{quote(c.name)} = ANY (ARRAY[g.k_{c.attnum}])" for c in spec.key)
+    first, *others = spec.key
+    on_user = f"t.{quote(first.name)} = ANY (ARRAY[g.k_{first.attnum}])"
+    on_user += "".join(f" AND t.{quote(c.name)} = g.k_{c.attnum}" for c in others)
     order = ", ".join(f"g.k_{c.attnum}" for c in spec.key)
     keys = staged_keys(spec, parameters)
     return parameters.statement(
