@@ -18,8 +18,8 @@ from sidecar.core.arrays import text_array
 from sidecar.core.catalog import TableSpec, quote
 from sidecar.core.changes import DELETE, INSERT, REPLACE, ChangeSetHeader, ChangeSetPart, LocalChanges, TableChanges
 from sidecar.core.merge import capture, capture_elements, counters
-from sidecar.core.merge.shapes import Shapes
-from sidecar.core.merge.staging import Argument, Shape, bind
+from sidecar.core.merge.shapes import Shapes, Statements
+from sidecar.core.merge.staging import Argument, Statement, bind
 from sidecar.core.merge.state_tables import qualified_user_table
 from sidecar.core.pgoutput import parse_lsn, record_end, show_lsn
 from sidecar.core.wire.bodies import pack_tables
@@ -67,6 +67,7 @@ class JournalWriter:
         self._partitions: set[int] = set()
         self._looked: dict[int, bool] = {}
         self._shapes = Shapes()
+        self._statements = Statements()
         self._sql = load("journal")
         self._last_part: tuple[Any, ...] = ()
         self.seq = 0
@@ -177,8 +178,8 @@ class JournalWriter:
         comes_or_goes = any(op in changes.ops for op in (INSERT, DELETE, REPLACE))
         lifecycle = bool(counted) and comes_or_goes
 
-        async def run(make: Any, shape: Shape = shape) -> list[Any]:
-            statement = make(spec, shape)
+        async def run(make: Callable[..., Statement], **variant: bool) -> list[Any]:
+            statement = self._statements.made(make, spec, shape, **variant)
             return await self._session.fetch(statement, bind(statement, spec, changes, others))
 
         if counted:
@@ -192,7 +193,7 @@ class JournalWriter:
                 changes_by_row = {r["ord"]: r["change"].encode() for r in completed if r["attnum"] == column.attnum}
                 local.replace_values(column.name, changes_by_row)
         look = capture.looks_at_user_rows(spec, changes, shape) and await self._may_look(spec)
-        queued = await run(functools.partial(capture.capture_statement, look=look))
+        queued = await run(capture.capture_statement, look=look)
         if lifecycle:
             await run(capture.base_statement)
         if any(c.crdt == "g_counter" and b"-" in local.values_of(c.name) for c in counted):

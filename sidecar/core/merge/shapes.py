@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sidecar.core.catalog import TableSpec
 from sidecar.core.changes import TableChanges
-from sidecar.core.merge.staging import Shape, full_shape, shape_for
+from sidecar.core.merge.staging import Shape, Statement, full_shape, shape_for
 
 SHAPES_PER_TABLE = 16
 """Different sets of carried columns with statements of their own; further sets share the full statement. Planning a
@@ -30,3 +32,26 @@ class Shapes:
                 return full_shape(spec)
             seen.add(shape)
         return shape
+
+
+STATEMENTS_MAX = 1024
+"""Statements remembered, some 5 kB each; with more of them all are made anew. Tables with a few shapes each."""
+
+
+@dataclass(slots=True)
+class Statements:
+    """Remembers statements made: writing one takes longer than sending it."""
+
+    known: dict[tuple[Any, ...], tuple[TableSpec, Statement]] = field(default_factory=dict)
+
+    def made(self, make: Callable[..., Statement], spec: TableSpec, shape: Shape, **variant: bool) -> Statement:
+        """What ``make`` makes of the table as it is now, the shape and further flags."""
+        key = (make, spec.table_id, shape.attnums, shape.words, shape.full, shape.reinsert, *variant.values())
+        known = self.known.get(key)
+        if known is not None and known[0] is spec:
+            return known[1]
+        if len(self.known) >= STATEMENTS_MAX:
+            self.known.clear()
+        statement = make(spec, shape, **variant)
+        self.known[key] = spec, statement
+        return statement
