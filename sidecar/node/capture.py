@@ -232,3 +232,5 @@ class Capture:
             self._pulse.capture_alive = asyncio.get_running_loop().time()
             while self._intake.open and not await self._intake.consume(until_commit=True):
                 self._intake.feed(await self._stream.read())
+                # Rows that are written again and again fill no part for long.
+                self._pulse.capture_alive = asyncio.get_running_loop().time()

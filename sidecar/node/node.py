@@ -169,6 +169,7 @@ class Node:
                 self.progress,
                 state.writer_lock,
                 wait_locked_ms=state.settings.limits.capture_wait_locked_ms,
+                beat=self._pulse.merge_beats,
             )
             applier = Applier(
                 state,

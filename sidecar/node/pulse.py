@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 
@@ -15,6 +16,10 @@ class Pulse:
     database_error: str | None = None
     capture_alive: float = 0.0
     merge_alive: float = 0.0
+
+    def merge_beats(self) -> None:
+        """The merge makes progress."""
+        self.merge_alive = asyncio.get_running_loop().time()
 
     def restart(self, now: float) -> None:
         """The loops start (anew)."""

@@ -122,11 +122,12 @@ class NodeStatusSource:
         most = float(self._state.settings.timing.loop_silent_ms_max)
         # Without anything to capture the walsender may be silent for long.
         idle = self._state.pending_since_ms is None and self._progress.behind_s(now) == 0.0
-        capture_ms = 0.0 if idle else (now - self._pulse.capture_alive) * 1000
-        return (
-            LoopStatus("capture", capture_ms, most),
-            LoopStatus("merge", (now - self._pulse.merge_alive) * 1000, most),
-        )
+        capture, merge = self._pulse.capture_alive, self._pulse.merge_alive
+        if self._state.writer_lock.locked():
+            # One of them writes and the other waits for it: as long as the one makes progress, neither is stuck.
+            capture = merge = max(capture, merge)
+        capture_ms = 0.0 if idle else (now - capture) * 1000
+        return (LoopStatus("capture", capture_ms, most), LoopStatus("merge", (now - merge) * 1000, most))
 
     def _peers(self) -> list[PeerStatus]:
         out = []

@@ -165,9 +165,18 @@ def _tell(observe: Observe, sets: Sequence[MergeSet]) -> None:
 
 
 class Merger:
-    """Merges change sets on one session. Row states are guarded by the caller's writer lock."""
+    """Merges change sets on one session. Row states are guarded by the caller's writer lock. ``beat()`` is called
+    before every statement of a merge: rows that are isolated one by one take long, and each is a sign of life."""
 
-    def __init__(self, session: Session, gate: CaptureGate, writer: asyncio.Lock, *, wait_locked_ms: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        gate: CaptureGate,
+        writer: asyncio.Lock,
+        *,
+        wait_locked_ms: int,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self._session = session
         self._gate = gate
         self._writer = writer
@@ -176,6 +185,7 @@ class Merger:
         self._locks: dict[TableSpec, tuple[Statement, Statement]] = {}
         self._sql = load("journal")
         self._wait_s = wait_locked_ms / 1000
+        self._beat = beat
 
     @property
     def session(self) -> Session:
@@ -344,6 +354,7 @@ class Merger:
         self, batch: Batch, unit: MergeUnit, result: MergeResult, *, first: int = 1, last: int | None = None
     ) -> None:
         """Merge positions ``first..last`` of one unit. :class:`DirtyRowsError` when rows are dirty or slipped away."""
+        self._beat()
         changes = unit.changes
         shape = full_shape(unit.spec, reinsert=True) if unit.notes.reinsert else self._shapes.pick(unit.spec, changes)
         final = changes.rows if last is None else last

@@ -147,3 +147,19 @@ async def test_one_outage_is_logged_once_whatever_its_texts(node: Node) -> None:
     node.state.problem("database", None)
     node.state.problem("database", "connection lost", restate=True)
     assert lines == [("problem", "connection lost"), ("problem_solved", "database"), ("problem", "connection lost")]
+
+
+async def test_a_loop_that_waits_for_the_other_ones_writing_is_not_stuck(node: Node) -> None:
+    """A transaction of a million rows is written, or merged, in minutes; the other loop waits for the writer lock."""
+    node.state.pending_since_ms = node.state.now_ms()
+    async with node.state.writer_lock:
+        node.pulse.capture_alive = node.now - HOUR_S
+        node.pulse.merge_beats()
+        assert node.unhealthy() == ""
+        node.pulse.capture_alive, node.pulse.merge_alive = node.pulse.merge_alive, node.now - HOUR_S
+        assert node.unhealthy() == ""
+        node.pulse.capture_alive = node.now - HOUR_S
+        assert "capture" in node.unhealthy(), "nobody makes progress"
+        assert "merge" in node.unhealthy()
+    node.pulse.merge_beats()
+    assert "capture" in node.unhealthy(), "it waits for nobody"
