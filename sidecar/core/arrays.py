@@ -7,12 +7,14 @@ capture statement and the merge statement carry the same bytes, so a value is to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 # 0xFF is in no valid UTF-8 text, and the replication connection speaks UTF-8, so it can stand for NULL while the
 # whole column is quoted by a few C-speed replacements instead of value by value.
 NULL_MARK = b"\xff"
 EMPTY = b"{}"
+_ELEMENT = re.compile(rb'"|NULL|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')
 
 
 def text_array(values: Sequence[bytes | None]) -> bytes:
@@ -48,8 +50,9 @@ def number_array(values: Sequence[int | None]) -> bytes:
 
 
 def element_count(literal: bytes) -> int:
-    """How many elements a server will find in the literal of quoted texts and NULLs; -1 when it is none. Not a count of
-    separators: whoever wrote the literal may want one to be taken for more elements, or fewer, than it has."""
+    """How many elements a server will find in the literal of quoted texts, NULLs and bare numbers (the deltas of
+    counters); -1 when it is none. Not a count of separators: whoever wrote the literal may want one to be taken for more
+    elements, or fewer, than it has."""
     if b"\\" in literal:
         literal = literal.replace(b"\\\\", b"").replace(b'\\"', b"")
     pieces = literal.split(b'"')
@@ -59,4 +62,6 @@ def element_count(literal: bytes) -> int:
     if len(skeleton) < 3 or skeleton[:1] != b"{" or skeleton[-1:] != b"}":
         return -1
     elements = skeleton[1:-1].split(b",")
-    return len(elements) if elements.count(b'"') + elements.count(b"NULL") == len(elements) else -1
+    if elements.count(b'"') + elements.count(b"NULL") == len(elements):
+        return len(elements)
+    return len(elements) if all(map(_ELEMENT.fullmatch, elements)) else -1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 from array_literals import parse_array
 from hypothesis import example, given
@@ -42,6 +44,13 @@ def test_elements_are_counted_as_a_server_counts_them(values: list[bytes | None]
         assert element_count(text_array(values)) == len(values)
 
 
+@given(st.lists(st.none() | st.integers() | st.decimals(allow_nan=False, allow_infinity=False), min_size=1))
+def test_bare_numbers_are_counted_too(values: list[int | Decimal | None]) -> None:
+    """Deltas of counters travel without quotes."""
+    literal = int_array([None if value is None else f"{value}".encode() for value in values])
+    assert element_count(literal) == len(values)
+
+
 NO_TEXTS = (
     b"",
     b"{}",
@@ -58,6 +67,13 @@ NO_TEXTS = (
     b'{"a""b"}',
     b'{"a" ,"b"}',
     b"{NULL,null}",
+    b"{1,,2}",
+    b"{1 ,2}",
+    b"{1,--2}",
+    b"{1.,2}",
+    b"{1,NaN}",
+    b'{1"2",3}',
+    b"{1,{2}}",
     b"{,}",
     b'{"a",}',
     b'{{"a","b"}}',
