@@ -50,9 +50,9 @@ def number_array(values: Sequence[int | None]) -> bytes:
 
 
 def element_count(literal: bytes) -> int:
-    """How many elements a server will find in the literal of quoted texts, NULLs and bare numbers (the deltas of
-    counters); -1 when it is none. Not a count of separators: whoever wrote the literal may want one to be taken for more
-    elements, or fewer, than it has."""
+    """How many elements a server will find in the literal of quoted texts, NULLs and bare numbers (deltas of counters);
+    -1 when it is none. Not a count of separators: whoever wrote the literal may want one to be taken for more elements,
+    or fewer, than it has."""
     if b"\\" in literal:
         literal = literal.replace(b"\\\\", b"").replace(b'\\"', b"")
     pieces = literal.split(b'"')

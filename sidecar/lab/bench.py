@@ -81,7 +81,7 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Report:
     binaries = find_binaries(plan.pg_bin)
     began, load_before = datetime.now(UTC), os.getloadavg()
     found: dict[str, Findings] = {}
-    place = TemporaryFolder("bench-", _stop_leftovers)
+    place = TemporaryFolder("bench-", stop_leftovers)
     try:
         for name in plan.sections:
             found[name] = await SECTIONS[name](place.path, plan.pg_bin, plan.scale, plan.repetitions, say)
@@ -90,7 +90,7 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Report:
     return Report(
         at=began,
         postgres=binaries.version,
-        machine=_machine(load_before),
+        machine=machine_facts(load_before),
         settings=SERVER_SETTINGS,
         plan={"sections": plan.sections, "scale": plan.scale, "repetitions": plan.repetitions},
         measures=[measure for findings in found.values() for measure in findings.measures],
@@ -99,13 +99,14 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Report:
     )
 
 
-def _stop_leftovers(folder: Path) -> None:
+def stop_leftovers(folder: Path) -> None:
     """End servers of a benchmark that was killed."""
     for pid_file in folder.glob("**/postmaster.pid"):
         stop_leftover(pid_file.parent)
 
 
-def _machine(load_before: Sequence[float]) -> dict[str, Any]:
+def machine_facts(load_before: Sequence[float]) -> dict[str, Any]:
+    """What the numbers were measured on."""
     return {
         "processors": os.cpu_count(),
         "system": platform.platform(),

@@ -102,6 +102,7 @@ class Demo:
     cluster: LabCluster
     seconds: float
     seed: int
+    population: workload.Population = field(default_factory=workload.Population)
     phase: str = "starting"
     times: Times = field(default_factory=Times)
     ledger: Ledger = field(default_factory=Ledger)
@@ -140,7 +141,7 @@ class Demo:
             )
         await self.cluster.wait_linked(SETUP_DEADLINE_S)
         self.phase = "filling them from one region"
-        profiles, skus = await workload.seed(nodes[0].dsn, nodes[0].name, self.ledger)
+        profiles, skus = await workload.seed(nodes[0].dsn, nodes[0].name, self.ledger, self.population)
         self.regions = [Region(node.name, node.dsn, profiles, skus) for node in nodes]
         self.meter = LagMeter({node.name: node.dsn for node in nodes})
         await self.meter.start()
@@ -149,12 +150,13 @@ class Demo:
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(WARM_UP_S, stop.set)
         async with readable_errors(), asyncio.TaskGroup() as group:
-            self._start_writers(group, stop, "warm-up")
+            self.start_writers(group, stop, "warm-up")
         await self.cluster.wait_converged(SETUP_DEADLINE_S)
         for region in self.regions:
             region.latencies_ms.clear()
 
-    def _start_writers(self, group: asyncio.TaskGroup, stop: asyncio.Event, purpose: str) -> None:
+    def start_writers(self, group: asyncio.TaskGroup, stop: asyncio.Event, purpose: str) -> None:
+        """All writers of all regions; ``purpose`` gives each run random numbers of its own."""
         for region in self.regions:
             for number in range(workload.WRITERS_PER_REGION):
                 source = random.Random(f"{self.seed}/{region.name}/{number}/{purpose}")  # noqa: S311
@@ -178,7 +180,7 @@ class Demo:
         try:
             async with readable_errors(), asyncio.TaskGroup() as group:
                 group.create_task(self._script(stop))
-                self._start_writers(group, stop, "write")
+                self.start_writers(group, stop, "write")
             self.times.stopped = time.monotonic()
             self.phase = "writers stopped; waiting for the last changes"
             await self.cluster.wait_converged(CONVERGE_DEADLINE_S)

@@ -20,9 +20,7 @@ from sidecar.errors import SidecarError
 
 WRITERS_PER_REGION = 4
 WRITES_PER_S = 20.0  # per writer: 240/s in all, which leaves two cores room for three servers and three sidecars
-PROFILES = 24  # few enough that regions meet in the same columns, most of all while a link is cut
 POSTS = 24
-SKUS = 12
 STOCK_AT_START = 1_000
 RECENT_POSTS = 60  # readers like what is new
 COMMAND_TIMEOUT_S = 20.0  # a write takes milliseconds; one that takes this long is reported, never waited for
@@ -35,6 +33,15 @@ Cell = tuple[str, str, str]
 """(table, key as text, counter column)."""
 
 Connection = asyncpg.Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """How many rows all regions share: of people, and of goods. By default so few that the regions meet in the same
+    columns, most of all while a link is cut."""
+
+    profiles: int = 24
+    skus: int = 12
 
 
 @dataclass(slots=True)
@@ -73,14 +80,14 @@ class Region:
     """SQLSTATE and message of refused statements: there should be none, as it is the sidecar that gives way."""
 
 
-async def seed(dsn: str, region: str, ledger: Ledger) -> tuple[list[str], list[str]]:
+async def seed(dsn: str, region: str, ledger: Ledger, population: Population) -> tuple[list[str], list[str]]:
     """Insert the rows that all regions share, on one node; returns the keys of profiles and stock."""
     connection = await asyncpg.connect(dsn, command_timeout=COMMAND_TIMEOUT_S)
     try:
         async with connection.transaction():
             people = [
                 (f"{HANDLES[n % len(HANDLES)]}{n // len(HANDLES) or ''}", CITIES[n % len(CITIES)])
-                for n in range(PROFILES)
+                for n in range(population.profiles)
             ]
             profiles = [
                 str(
@@ -101,7 +108,7 @@ async def seed(dsn: str, region: str, ledger: Ledger) -> tuple[list[str], list[s
                 )
                 for n in range(POSTS)
             ]
-            skus = [f"sku-{n:02}" for n in range(SKUS)]
+            skus = [f"sku-{n:02}" for n in range(population.skus)]
             await connection.executemany(
                 "INSERT INTO stock (sku, price, quantity) VALUES ($1, 9.90, $2)",
                 [(sku, STOCK_AT_START) for sku in skus],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from sidecar.cli.main import main
 from sidecar.lab.bench_results import Measure, Target, percentile
+from sidecar.lab.bench_wan import WanMeasure
+from sidecar.lab.wan import one_way_ms
 
 
 def test_a_small_drain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,7 +38,52 @@ def test_a_small_drain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert all(speed["verdict"] in ("met", "missed") and speed["ratio"] > 0 for speed in speeds)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [(["--only", "speed"], "'speed'"), (["--scale", "0"], "--scale")])
+def test_a_small_run_over_long_distances(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "wan.json"
+    assert main(["bench", "wan", "--scale", "0.05", "--json", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert f"written to {path}" in captured.err
+    report = json.loads(path.read_text())
+    assert report["diverged"] == []
+    assert report["facts"]["refused"] == {"links up": 0, "cut off": 0}
+    measures = {(m["section"], m["what"]): m for m in report["measures"]}
+    assert len(measures) == 2 + 6 + 4 + 2 + 3
+    for (section, what), measure in measures.items():
+        assert what in captured.out
+        if section == "commit to visible":
+            origin, _, reader = what.partition(" to ")
+            assert measure["p50"] > one_way_ms(origin, reader), "nothing is faster than the link"
+            assert measure["target"] == f"<= {1000 + one_way_ms(origin, reader):g}"
+        if section == "accepted writes":
+            assert (measure["value"], measure["verdict"]) == (100, "met")
+    assert measures["local commit", "ap-south, cut off"]["p50"] > 0
+    assert re.search(r"section\W+what\W+unit\W+p50\W+p95\W+p99\W+value\W+target", captured.out)
+
+
+@pytest.mark.parametrize(
+    ("measure", "verdict"),
+    [
+        (WanMeasure.of("s", "w", [1.0] * 99 + [20.0], Target(10, at_most=True, absolute=True)), "met"),
+        (WanMeasure.of("s", "w", [1.0] * 98 + [20.0] * 2, Target(10, at_most=True, absolute=True)), "missed"),
+        (WanMeasure("s", "w", "%", value=99.9, target=Target(100, at_most=False, absolute=True)), "missed"),
+        (WanMeasure.of("s", "w", [], Target(10, at_most=True, absolute=True)), None),
+        (WanMeasure.of("s", "w", [1.0], None), None),
+    ],
+)
+def test_the_99th_percentile_is_judged(measure: WanMeasure, verdict: str | None) -> None:
+    assert measure.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "speed"], "'speed'"),
+        (["--scale", "0"], "--scale"),
+        (["moon"], "'moon'"),
+        (["wan", "--only", "lag"], "--only"),
+        (["wan", "--repeat", "2"], "--repeat"),
+    ],
+)
 def test_bad_usage(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
     assert main(["bench", *arguments]) == 2
     shown = capsys.readouterr().err
