@@ -76,6 +76,10 @@ class NodeSettings(_Section):
         str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$", description="nodes of different clusters refuse each other")
     ] = "default"
     insecure: Annotated[bool, Field(description="plaintext links; allowed on loopback addresses only")] = False
+    nice: Annotated[int, Field(ge=0, le=19, description="how far the process stands back for others")] = 10
+    """Where the processors are busy, local transactions come first: a commit takes microseconds of a processor, a
+    batch of the sidecar milliseconds. 0 competes like any other process."""
+    relay: Annotated[bool, Field(description="hand on other nodes' changes, and take them from peers")] = False
 
 
 class PeerSettings(_Section):
@@ -83,6 +87,10 @@ class PeerSettings(_Section):
 
     name: NodeName
     address: Address
+    relay: Annotated[bool | None, Field(description="relay with this peer; as in [node] when left out")] = None
+    relay_origins: Annotated[tuple[NodeName, ...] | None, Field(description="only these nodes' changes; else all")] = (
+        None
+    )
 
 
 class HttpSettings(_Section):
@@ -143,6 +151,10 @@ class LimitSettings(_Section):
 class TimingSettings(_Section):
     """``[timing]``: intervals and delays."""
 
+    change_set_ms: Annotated[int, Field(ge=0, le=1_000)] = 10
+    """Least distance between change sets while nothing waits for capture. A change set costs some milliseconds of
+    processor and two log flushes on all nodes together, whether it holds one transaction or ten; a transaction on a
+    quiet node is sent at once."""
     heartbeat_ms: Annotated[int, Field(ge=10)] = 250
     """Closed-hlc heartbeat on every link."""
     link_silent_ms: Annotated[int, Field(ge=100)] = 5_000
@@ -179,6 +191,9 @@ class LabSettings(_Section):
     clock_skew_ms: Annotated[int, Field(ge=-316_224_000_000, le=316_224_000_000)] = 0
     """Milliseconds added to the wall clock wherever the node reads it, commit times included: tests run nodes with
     wrong clocks on one machine. At most ten years either way: a clock whose battery is dead is as wrong as that."""
+
+    send_twice: bool = False
+    """Send every change set of one part twice: whatever a broken link may repeat must change nothing."""
 
 
 # Keys that may stand outside their home, because that is where people look for them: (path, home).

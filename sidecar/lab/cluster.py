@@ -290,6 +290,11 @@ class LabCluster:
             for proxy in node.proxies.values():
                 proxy.heal()
 
+    def heal_between(self, a: int, b: int) -> None:
+        """Heal the link between two nodes; others that are cut stay so."""
+        for proxy in self.links(a, b):
+            proxy.heal()
+
     def check_processes(self) -> None:
         """Raise when a sidecar that should run has ended by itself."""
         for node in self.nodes:

@@ -101,6 +101,8 @@ class Shipper:
                     return
             for seq, part in parts:
                 await self._link.send_part(self._joined(part))
+                if self._state.settings.lab.send_twice and part.header.part == 0 and part.header.last:
+                    await self._link.send_part(self._joined(part))
                 self._seq = seq
                 self._part = WHOLE if part.header.last else part.header.part
                 if part.header.last:

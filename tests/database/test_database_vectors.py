@@ -3,60 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from node_harness import HarnessNode, cluster, settle
 
-from sidecar.core.catalog import quote_literal
-from tests.merge_vectors import ABSENT, MERGE_FUNCTIONS, VECTORS, MergeVector, Write, literal
+from tests.merge_vectors import ABSENT, MergeVector, literal
+from tests.merge_vectors.placed import PLACED, Placed, initial_rows, schema_sql
 
 LATER = 1 << 24
 """What the later node's clock is ahead of the earlier's: more than all its transactions."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A vector and its row: the table of its type, and its key."""
-
-    vector: MergeVector
-    table: str
-    key: int
-
-    def statements(self, transaction: Iterable[Write]) -> list[str]:
-        return [write.sql(self.table, str(self.key), self.vector.type_name) for write in transaction]
-
-
-def placed() -> list[Placed]:
-    tables: dict[tuple[str, str, str], str] = {}
-    out = []
-    for key, vector in enumerate(VECTORS):
-        kind = (vector.annotation, vector.type_name, vector.row_rule)
-        out.append(Placed(vector, tables.setdefault(kind, f"v{len(tables)}"), key))
-    return out
-
-
-PLACED = placed()
-
-
-def schema(*, as_genesis: bool) -> str:
-    lines = [function.sql + ";" for function in MERGE_FUNCTIONS.values()]
-    for table, vector in {p.table: p.vector for p in PLACED}.items():
-        lines += [
-            f"CREATE TABLE {table} (id int PRIMARY KEY, v {vector.type_name});",
-            f"COMMENT ON COLUMN {table}.v IS {quote_literal(f'@crdt({vector.annotation})')};",
-            f"COMMENT ON TABLE {table} IS '@crdt(row={vector.row_rule})';",
-        ]
-    return "\n".join(lines + (initial() if as_genesis else []))
-
-
-def initial() -> list[str]:
-    return [
-        f"INSERT INTO {p.table} VALUES ({p.key}, {literal(p.vector.initial, p.vector.type_name)});"
-        for p in PLACED
-        if p.vector.initial is not ABSENT
-    ]
 
 
 async def run(node: HarnessNode, transactions: Iterable[list[str]]) -> None:
@@ -106,10 +62,10 @@ async def siblings(node: HarnessNode, place: Placed) -> list[Any]:
 @pytest.mark.parametrize("as_genesis", [True, False], ids=["genesis", "inserted"])
 async def test_all_vectors(postgres_server, as_genesis: bool, first: int) -> None:  # type: ignore[no-untyped-def]
     """``first``: whose changes node 1, which wrote none of them, merges first."""
-    async with cluster(postgres_server, 3, schema(as_genesis=as_genesis)) as nodes:
+    async with cluster(postgres_server, 3, schema_sql(as_genesis=as_genesis)) as nodes:
         a, b, c = nodes
         if not as_genesis:
-            await run(a, [initial()])
+            await run(a, [initial_rows()])
         await run(a, [p.statements(t) for p in PLACED for t in p.vector.at_a])
         await settle(nodes)
         await concurrently(b, c, of_nodes([p for p in PLACED if p.vector.later == "C"]))
