@@ -17,7 +17,8 @@ SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c
        pg_has_role(c.relowner, 'USAGE') AS is_owner,
        has_schema_privilege(n.oid, 'USAGE') AS may_use_schema,
        EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
-               WHERE r.prrelid = c.oid AND p.pubname = 'crdt') AS is_published
+               WHERE r.prrelid = c.oid AND p.pubname = 'crdt') AS is_published,
+       EXISTS (SELECT FROM pg_constraint AS o WHERE o.confrelid = c.oid AND o.contype = 'f') AS is_referenced
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_description AS d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
@@ -32,6 +33,8 @@ ORDER BY n.nspname, c.relname
 -- The columns of the candidates in table order. base_type: domains resolved, without modifier. identity: a always,
 -- d by default. increment: of the sequence that numbers the column, NULL without one. is_ordered: the type (an array's
 -- element type) has a default btree operator class, its own, that of a type it is stored like, or a polymorphic one.
+-- loose_collation: different texts are equal under it. default_sql: the default's expression, or that of the domain; NULL
+-- without one. checked: a CHECK constraint or a unique index with NULLS NOT DISTINCT looks at it.
 WITH RECURSIVE base (type_oid, base_oid) AS (
     SELECT t.oid, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
     FROM pg_type AS t
@@ -60,6 +63,13 @@ SELECT a.attrelid::int8 AS relation, a.attnum::int4 AS attnum, a.attname::text A
             OR (s.classid = 'pg_attrdef'::regclass AND s.objid = f.oid AND s.refclassid = 'pg_class'::regclass
                 AND s.refobjid = q.seqrelid)) AS increment,
        coalesce(i.place, 0)::int4 AS key_position,
+       EXISTS (SELECT FROM pg_collation AS l WHERE l.oid = a.attcollation AND NOT l.collisdeterministic)
+           AS loose_collation,
+       coalesce(pg_get_expr(f.adbin, f.adrelid), pg_get_expr(w.typdefaultbin, 0)) AS default_sql,
+       EXISTS (SELECT FROM pg_constraint AS o WHERE o.contype = 'c'
+               AND (o.conrelid = a.attrelid AND a.attnum = ANY (o.conkey) OR w.typtype = 'd' AND o.contypid = w.oid))
+       OR EXISTS (SELECT FROM pg_index AS x
+                  WHERE x.indrelid = a.attrelid AND x.indnullsnotdistinct AND a.attnum = ANY (x.indkey::int2[])) AS checked,
        d.description AS comment
 FROM pg_attribute AS a
 JOIN pg_type AS w ON w.oid = a.atttypid
@@ -151,9 +161,13 @@ SELECT md5(coalesce(string_agg(
         c.relforcerowsecurity, c.relhastriggers, pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'USAGE'),
         EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
                 WHERE r.prrelid = c.oid AND p.pubname = 'crdt'),
-        (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated,
-                    a.attidentity, a.atthasdef, a.attisdropped), ';' ORDER BY a.attnum)
+        (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attnotnull, a.attgenerated,
+                    a.attidentity, a.attisdropped, (SELECT f.oid FROM pg_attrdef AS f
+                                                    WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum)),
+                    ';' ORDER BY a.attnum)
          FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0),
+        (SELECT string_agg(o.oid::text, ',' ORDER BY o.oid) FROM pg_constraint AS o
+         WHERE o.conrelid = c.oid AND o.contype = 'c' OR o.confrelid = c.oid AND o.contype = 'f'),
         (SELECT string_agg(concat_ws(',', d.objsubid, d.description), ';' ORDER BY d.objsubid)
          FROM pg_description AS d
          WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.description ILIKE '%@crdt%'),

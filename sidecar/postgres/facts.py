@@ -43,6 +43,7 @@ class Relation:
     is_owner: bool
     may_use_schema: bool
     is_published: bool
+    is_referenced: bool
 
     @property
     def qualified(self) -> str:
@@ -52,7 +53,9 @@ class Relation:
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column. ``identity``: ``a`` always, ``d`` by default, empty. ``increment`` of the sequence that numbers it.
-    ``key_position`` counts from 1, 0 outside the primary key. ``is_ordered``: values of the type have an order."""
+    ``key_position`` counts from 1, 0 outside the primary key. ``is_ordered``: values of the type have an order.
+    ``loose_collation``: different texts are equal under the column's collation. ``default_sql``: the expression.
+    ``checked``: a CHECK constraint or a unique index with NULLS NOT DISTINCT looks at it."""
 
     relation: int
     attnum: int
@@ -67,6 +70,9 @@ class Column:
     identity: str
     increment: int | None
     key_position: int
+    loose_collation: bool
+    default_sql: str | None
+    checked: bool
     comment: str | None
 
 

@@ -177,6 +177,14 @@ def _check_key_types(under: Review) -> None:
                 "use uuid, an integer type, text, or numeric(p,s) for the key",
                 column.name,
             )
+        elif column.loose_collation:
+            under.add(
+                "error",
+                "is a key with a nondeterministic collation, in which different texts can be the same key",
+                f"ALTER TABLE {under.sql_name} ALTER COLUMN {quote(column.name)} TYPE {column.type_name} "
+                'COLLATE "default"',
+                column.name,
+            )
 
 
 def _check_numbering(under: Review) -> None:

@@ -139,6 +139,22 @@ COLUMNS: list[tuple[str, str, str, str, str]] = [
 ]
 
 
+async def test_a_key_with_a_nondeterministic_collation_is_refused(read: Read) -> None:
+    """``Bob`` and ``bob`` are one key to the server then, and two to whoever compares texts."""
+    try:
+        catalogue = await read(
+            "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
+            "CREATE TABLE t (a text COLLATE loose PRIMARY KEY, b text COLLATE loose); COMMENT ON TABLE t IS '@crdt'"
+        )
+    except psycopg.errors.FeatureNotSupported:
+        pytest.skip("this server was built without ICU")
+    assert [p.severity for p in of(catalogue, "t", "b")] == [], "it matters for keys only"
+    problem = of(catalogue, "t", "a")[0]
+    assert (problem.severity, catalogue.tables) == ("error", ())
+    assert "nondeterministic collation" in problem.message
+    assert 'COLLATE "default"' in problem.mend
+
+
 @pytest.mark.parametrize(("columns", "column", "severity", "message", "mend"), COLUMNS)
 async def test_numbered_columns(read: Read, columns: str, column: str, severity: str, message: str, mend: str) -> None:
     catalogue = await read(f"CREATE TABLE t ({columns}); COMMENT ON TABLE t IS '@crdt'")
