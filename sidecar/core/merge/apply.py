@@ -25,14 +25,11 @@ from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.merge import counters, elements, liveness, multivalue, registers
 from sidecar.core.merge.clean import dirty, looked_up
 from sidecar.core.merge.conflicts import conflict_insert
-from sidecar.core.merge.identity import row_key_json
 from sidecar.core.merge.multivalue import MultiValue
+from sidecar.core.merge.quarantine import absent_insert, json_object
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import qualified_user_table, row_table
 from sidecar.core.merge.unique import parked_columns
-
-# jsonb_build_object takes at most 100 arguments (FUNC_MAX_ARGS), two per column.
-IMAGE_COLUMNS_PER_CALL = 45
 
 # A subquery with it stays one: what it computes is computed once per row, not wherever its columns are mentioned.
 FENCE = "OFFSET 0"
@@ -218,12 +215,7 @@ class _Merge:
         entries = [registers.image_entry(c, "q") for c in self.registers]
         entries += [counters.image_entry(c, "q") for c in self.spec.counters if counters.loose(c)]
         entries += [multivalue.image_entry(c, "q") for c in self.multi.columns]
-        calls = [
-            f"jsonb_build_object({', '.join(entries[i : i + IMAGE_COLUMNS_PER_CALL])})"
-            for i in range(0, len(entries), IMAGE_COLUMNS_PER_CALL)
-        ]
-        fresh = " || ".join(calls) or "'{}'::jsonb"
-        return f"CASE WHEN q.alive THEN NULL WHEN q.present THEN {fresh} ELSE {patches} END"
+        return f"CASE WHEN q.alive THEN NULL WHEN q.present THEN {json_object(entries)} ELSE {patches} END"
 
     def source(self, text: str, where: str) -> str:
         """The decided rows that an UPDATE or DELETE joins, with the columns that ``text`` reads and no more: the server
@@ -316,24 +308,9 @@ class _Merge:
         ]
 
     def missing(self) -> str:
-        """A change of a row that is not here and has no tombstone: kept in quarantine, with its values."""
         pairs = [f"{quote_literal(c.name)}, p.val_{c.attnum}::text" for c in self.registers]
         pairs += [f"{quote_literal(c.name)}, p.d_{c.attnum}::text" for c in self.carried_counters]
-        pairs += self.multi.pairs()
-        calls = [
-            f"jsonb_build_object({', '.join(pairs[i : i + IMAGE_COLUMNS_PER_CALL])})"
-            for i in range(0, len(pairs), IMAGE_COLUMNS_PER_CALL)
-        ]
-        key = row_key_json(self.spec, "p")
-        reason = quote_literal("the row is not in this database and left no tombstone; copy it, then repeat the change")
-        return (
-            "INSERT INTO crdt_state.quarantine"
-            " (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)\n"
-            f"    SELECT p.origin, ({self.parameters.numbers('from_hlcs')})[p.member],"
-            f" ({self.parameters.numbers('to_hlcs')})[p.member],"
-            f" {quote_literal(self.spec.qualified)}, {key}, {' || '.join(calls) or 'NULL::jsonb'},"
-            f" '02000', {reason}\n    FROM p WHERE p.act = 'M' AND p.op <> 'T' AND {_due('absent')} RETURNING 1"
-        )
+        return absent_insert(self.spec, pairs + self.multi.pairs(), self.parameters, _due("absent"))
 
     def to_do(self) -> str:
         """One row: is everything clean, and how many rows each part will find."""

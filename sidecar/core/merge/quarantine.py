@@ -4,8 +4,35 @@ from __future__ import annotations
 
 from sidecar.core.catalog import TableSpec, quote_literal
 from sidecar.core.changes import TableChanges
-from sidecar.core.merge.apply import IMAGE_COLUMNS_PER_CALL
+from sidecar.core.merge.identity import row_key_json
 from sidecar.core.merge.staging import Parameters, Statement
+
+# jsonb_build_object takes at most 100 arguments (FUNC_MAX_ARGS), two per column.
+COLUMNS_PER_CALL = 45
+
+
+def json_object(pairs: list[str]) -> str:
+    """A JSON object of any number of ``'name', value`` pairs."""
+    calls = [
+        f"jsonb_build_object({', '.join(pairs[i : i + COLUMNS_PER_CALL])})"
+        for i in range(0, len(pairs), COLUMNS_PER_CALL)
+    ]
+    return " || ".join(calls) or "'{}'::jsonb"
+
+
+def absent_insert(spec: TableSpec, pairs: list[str], parameters: Parameters, due: str) -> str:
+    """Keeps what a merge has decided (``p``) to be the change of a row that is not here and has no tombstone, with its
+    values (``pairs``)."""
+    reason = quote_literal("the row is not in this database and left no tombstone; copy it, then repeat the change")
+    return (
+        "INSERT INTO crdt_state.quarantine"
+        " (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)\n"
+        f"    SELECT p.origin, ({parameters.numbers('from_hlcs')})[p.member],"
+        f" ({parameters.numbers('to_hlcs')})[p.member],"
+        f" {quote_literal(spec.qualified)}, {row_key_json(spec, 'p')},"
+        f" {json_object(pairs) if pairs else 'NULL::jsonb'},"
+        f" '02000', {reason}\n    FROM p WHERE p.act = 'M' AND p.op <> 'T' AND {due} RETURNING 1"
+    )
 
 
 def quarantine_statement(spec: TableSpec, changes: TableChanges) -> Statement:
@@ -20,11 +47,7 @@ def quarantine_statement(spec: TableSpec, changes: TableChanges) -> Statement:
 
     keys = ", ".join(f"{quote_literal(c.name)}, {element(f'key:{c.attnum}')}" for c in spec.key)
     pairs = [f"{quote_literal(c.name)}, {element(f'value:{c.attnum}')}" for c in spec.columns if c.name in carried]
-    calls = [
-        f"jsonb_build_object({', '.join(pairs[i : i + IMAGE_COLUMNS_PER_CALL])})"
-        for i in range(0, len(pairs), IMAGE_COLUMNS_PER_CALL)
-    ]
-    values = " || ".join(calls) or "'{}'::jsonb"
+    values = json_object(pairs)
     return parameters.statement(
         "INSERT INTO crdt_state.quarantine"
         " (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)\n"
