@@ -35,7 +35,10 @@ _UNBOUNDED = {"character": "bpchar", "bit": '"bit"'}
 @dataclass(frozen=True, slots=True)
 class ColumnSpec:
     """One column. ``type_name`` is ``format_type()``'s text, e.g. ``numeric(10,2)``; ``base_type`` the same without
-    a modifier and with domains resolved, e.g. ``numeric``, ``bigint``, ``text[]``."""
+    a modifier and with domains resolved, e.g. ``numeric``, ``bigint``, ``text[]``.
+    ``default_sql``: the default's expression in this database, empty without one.
+    ``checked``: something looks at the column that may refuse NULL for a moment (CHECK, NULLS NOT DISTINCT).
+    """
 
     name: str
     attnum: int
@@ -44,6 +47,8 @@ class ColumnSpec:
     crdt: str = "lww_register"
     argument: str | None = None
     not_null: bool = False
+    checked: bool = False
+    default_sql: str = ""
 
     @property
     def cast_name(self) -> str:
@@ -75,7 +80,7 @@ class TableSpec:
 
     ``key`` are the primary key's columns in index order; ``columns`` the other replicated ones in attnum order
     (generated columns are left out). ``unique`` are the column sets of the secondary unique indexes, ``key_index`` the
-    name of the primary key's index.
+    name of the primary key's index. ``referenced``: a foreign key points at it.
     """
 
     table_id: int
@@ -87,6 +92,7 @@ class TableSpec:
     unique: tuple[tuple[str, ...], ...] = ()
     relation_oid: int = 0
     key_index: str = ""
+    referenced: bool = False
 
     @property
     def qualified(self) -> str:

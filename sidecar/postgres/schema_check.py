@@ -335,6 +335,8 @@ def column_spec(column: Column, crdt: str = "lww_register", argument: str | None
         crdt=crdt,
         argument=argument,
         not_null=column.not_null,
+        checked=column.checked,
+        default_sql=column.default_sql or "",
     )
 
 

@@ -292,3 +292,30 @@ async def _blocked(node: HarnessNode) -> bool:
         return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
     finally:
         await connection.close()
+
+
+KEEPERS = {
+    "a CHECK": "u int UNIQUE CHECK (u IS NOT NULL)",
+    "a CHECK over two columns": "u int UNIQUE, CHECK (coalesce(u, -1) >= 0 OR v = 'never')",
+    "NULLS NOT DISTINCT": "u int UNIQUE NULLS NOT DISTINCT",
+    "a domain": "u counted UNIQUE",
+}
+
+
+@pytest.mark.parametrize("kind", KEEPERS)
+async def test_unique_values_swap_where_null_is_refused_for_a_moment(postgres_server, kind: str) -> None:  # type: ignore[no-untyped-def]
+    """Parked at NULL, one row would break the CHECK, and two would clash under NULLS NOT DISTINCT."""
+    schema = f"""
+    CREATE DOMAIN counted AS int CHECK (VALUE IS NOT NULL);
+    CREATE TABLE kept (id int PRIMARY KEY, v text, {KEEPERS[kind]});
+    COMMENT ON TABLE kept IS '@crdt';
+    INSERT INTO kept (id, v, u) SELECT i, 'v', i FROM generate_series(1, 4) AS i;
+    """
+    async with cluster(postgres_server, 2, schema) as (a, b):
+        async with a.app.transaction():
+            await a.sql("UPDATE kept SET u = u + 100")
+            await a.sql("UPDATE kept SET u = 105 - u")
+            await a.sql("UPDATE kept SET v = 'swapped'")
+        await a.captured()
+        assert (await b.merge_from(a)).quarantined == 0
+        assert await b.rows("SELECT id, u, v FROM kept ORDER BY id") == [(i, 5 - i, "swapped") for i in range(1, 5)]

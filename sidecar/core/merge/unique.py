@@ -12,7 +12,7 @@ def parked_columns(spec: TableSpec) -> tuple[ColumnSpec, ...]:
     names = {name for index in spec.unique for name in index}
     columns = tuple(c for c in spec.registers if c.name in names)
     # What a column that keeps several writes shows is not simply what was written last.
-    fixed = [c for c in spec.columns if c.name in names and (c.not_null or c.is_sibling or c.is_element)]
+    fixed = [c for c in spec.columns if c.name in names and (c.not_null or c.checked or c.is_sibling or c.is_element)]
     return () if fixed or any(k.name in names for k in spec.key) else columns
 
 
