@@ -108,6 +108,7 @@ def spec_in_force(
         unique=unique_columns(facts, relation.oid),
         relation_oid=relation.oid,
         key_index=key_index(facts, relation.oid),
+        referenced=relation.is_referenced,
     )
 
 

@@ -28,7 +28,7 @@ from sidecar.core.merge.staging import Argument, Shape, Statement, bind, full_sh
 from sidecar.core.merge.unique import parked_columns, unpark_statement
 from sidecar.core.pgoutput import parse_lsn, record_end
 from sidecar.errors import ApplyError, DirtyRowsError, HeldError, ProtocolError, TransientError
-from sidecar.postgres.session import Session
+from sidecar.postgres.session import Privileges, Session
 from sidecar.postgres.statements import load
 
 Observe = Callable[[ChangeSetHeader], None]
@@ -370,7 +370,7 @@ class Merger:
             if shape.reinsert and parked_columns(unit.spec):
                 await self._run(unpark_statement(unit.spec, shape), unit, others)
         except asyncpg.UniqueViolationError as error:
-            raise _unique_violation(error, unit) from None
+            raise _unique_violation(error, unit, self._session.privileges) from None
         if row["dirty"]:
             xmins = map(sys.intern, row["dirty_xmin"])
             unit.notes.accepted.update(zip(row["dirty"], xmins, strict=True))
@@ -423,13 +423,18 @@ def _accepted(unit: MergeUnit) -> str | None:
     return "{" + ",".join(elements) + "}"
 
 
-def _unique_violation(error: asyncpg.UniqueViolationError, unit: MergeUnit) -> Exception:
+def _unique_violation(error: asyncpg.UniqueViolationError, unit: MergeUnit, may: Privileges) -> Exception:
     """A clash on the key means that a local insert came first: the row is dirty. On another unique index the rows may
-    be swapping values within one transaction: they are taken out and put back. If that does not help, it is real."""
+    be swapping values within one transaction: they are taken out and put back. If that does not help, it is real.
+
+    A row is not taken out where the foreign keys of other tables fire, because they would delete with it (ON DELETE
+    CASCADE) what nobody deleted.
+    """
     constraint = error.constraint_name or ""
     if error.schema_name == "crdt_state" or constraint == unit.spec.key_index:
         return DirtyRowsError(f"a row of {unit.spec.qualified} was inserted while it was merged")
-    if not unit.notes.reinsert:
+    fires = unit.spec.referenced and not may.replica_role and not parked_columns(unit.spec)
+    if not unit.notes.reinsert and not fires:
         unit.notes.reinsert = True
         return UniqueSwapError(f"unique values of {unit.spec.qualified} may be swapping ({constraint})")
     return UniqueClashError(" ".join(str(error).split()), sqlstate=error.sqlstate)

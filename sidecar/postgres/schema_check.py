@@ -367,4 +367,5 @@ def _spec(under: Review, table_id: int) -> TableSpec:
         unique=unique_columns(under.facts, under.relation.oid),
         relation_oid=under.relation.oid,
         key_index=key_index(under.facts, under.relation.oid),
+        referenced=under.relation.is_referenced,
     )
