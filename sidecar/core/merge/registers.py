@@ -51,10 +51,21 @@ def new_value(column: ColumnSpec) -> str:
 
 
 def revived_value(column: ColumnSpec, *, carried: bool) -> str:
-    """The column's value in a row that comes (back): the incoming value, or the one in the tombstone image."""
+    """The column's value in a row that comes (back): the incoming value, or the one it had before."""
     n = column.attnum
-    image = f"(p.image ->> {quote_literal(column.name)})::{column.cast_name}"
-    return f"CASE WHEN p.win_{n} THEN p.val_{n} ELSE {image} END" if carried else image
+    before = value_before(column, "p")
+    return f"CASE WHEN p.win_{n} THEN p.val_{n} ELSE {before} END" if carried else before
+
+
+def value_before(column: ColumnSpec, row: str) -> str:
+    """The column's value in a row that comes (back) without one: that in the tombstone image. A table may have got the
+    column on this node first; a row that knows nothing of it gets the column's default, as the other nodes' rows do
+    when they get the column."""
+    name = quote_literal(column.name)
+    image = f"({row}.image ->> {name})::{column.cast_name}"
+    if not column.default_sql:
+        return image
+    return f"CASE WHEN {row}.image ? {name} THEN {image} ELSE ({column.default_sql})::{column.cast_name} END"
 
 
 def reinserted_value(column: ColumnSpec) -> str:

@@ -62,7 +62,7 @@ def folds(spec: TableSpec, column: ColumnSpec, row: str) -> list[str]:
 def value(column: ColumnSpec, row: str) -> str:
     """What the user row shows after the merge: ``ns_``."""
     n = column.attnum
-    before = f"({row}.image ->> {quote_literal(column.name)})::{column.cast_name}"
+    before = registers.value_before(column, row)
     return (
         f"CASE WHEN {_due(column, row)} THEN {_chosen(column, row)}"
         f" WHEN {row}.a_{n} THEN {row}.val_{n}"
