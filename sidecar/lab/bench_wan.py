@@ -36,7 +36,7 @@ PHASE_S_MIN = 1.0
 SEED = 1
 DRAIN_DEADLINE_S = 60.0
 RECONNECT_MS = 1_000
-POPULATION = Population(profiles=2_000, skus=200)
+POPULATION = Population(profiles=2_000, skus=200, carts=2_000)
 """A small shop. Writers choose among all rows alike, wherever they are: no region keeps to rows of its own."""
 
 COMMIT_P99_MS = Target(10, at_most=True, absolute=True)

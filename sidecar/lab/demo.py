@@ -141,8 +141,8 @@ class Demo:
             )
         await self.cluster.wait_linked(SETUP_DEADLINE_S)
         self.phase = "filling them from one region"
-        profiles, skus = await workload.seed(nodes[0].dsn, nodes[0].name, self.ledger, self.population)
-        self.regions = [Region(node.name, node.dsn, profiles, skus) for node in nodes]
+        shared = await workload.seed(nodes[0].dsn, nodes[0].name, self.ledger, self.population)
+        self.regions = [Region(node.name, node.dsn, shared) for node in nodes]
         self.meter = LagMeter({node.name: node.dsn for node in nodes})
         await self.meter.start()
         await self.cluster.wait_converged(SETUP_DEADLINE_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,8 +12,13 @@ import asyncpg
 from sidecar.lab.convergence import table_checksum
 from sidecar.lab.workload import Cell, Ledger
 
-TABLES = ("profiles", "posts", "stock", "beats")
+TABLES = ("profiles", "posts", "stock", "carts", "beats")
 COUNTERS = (("posts", "id", "likes"), ("posts", "id", "views"), ("stock", "sku", "quantity"))
+ELEMENTS = {
+    ("posts", "tags"): "SELECT id::text, (SELECT jsonb_object_agg(tag, 1) FROM unnest(tags) AS tag)::text FROM posts",
+    ("carts", "items"): "SELECT customer, items::text FROM carts",
+}
+"""What reads the elements of sets and carts: key, and a JSON object of element to quantity."""
 EXAMPLES = 3
 COMMAND_TIMEOUT_S = 20.0
 
@@ -38,6 +44,7 @@ class NodeFacts:
     checksums: dict[str, str]
     rows: dict[str, int]
     counters: dict[Cell, int]
+    elements: dict[Cell, dict[str, int]] = field(default_factory=dict)
     conflicts: frozenset[str] = frozenset()
     quarantined: int = 0
     examples: tuple[Conflict, ...] = ()
@@ -106,6 +113,11 @@ def judge(ledger: Ledger, nodes: Sequence[NodeFacts]) -> Proof:
         known = {key for table, key, _ in ledger.counters if table == "posts"}
         if strange := {key for table, key, _ in node.counters if table == "posts"} - known:
             problems.append(f"{node.name} has {len(strange)} posts that nobody wrote, for example {min(strange)}")
+        if wrong := [cell for cell, held in ledger.elements.items() if node.elements.get(cell) != held]:
+            problems.append(
+                f"{node.name} shows other elements than were written in {len(wrong)} sets or carts, for example"
+                f" {' '.join(wrong[0])}: {node.elements.get(wrong[0])}, must be {ledger.elements[wrong[0]]}"
+            )
         if node.quarantined:
             problems.append(f"{node.name} quarantined {node.quarantined} rows; see crdt.quarantine")
     return Proof(tables, counters, problems)
@@ -135,6 +147,10 @@ async def collect(name: str, dsn: str) -> NodeFacts:
         for table, key, column in COUNTERS:
             for row in await connection.fetch(f"SELECT {key}::text, {column}::int8 FROM {table}"):
                 counters[table, str(row[0]), column] = int(row[1])
+        elements: dict[Cell, dict[str, int]] = {}
+        for (table, column), query in ELEMENTS.items():
+            for key, held in await connection.fetch(query):
+                elements[table, str(key), column] = json.loads(held or "{}")
         conflicts = await connection.fetch("SELECT id::text FROM crdt.conflicts")
         quarantined = int(await connection.fetchval("SELECT count(*) FROM crdt.quarantine"))
         examples = await _examples(connection)
@@ -145,6 +161,7 @@ async def collect(name: str, dsn: str) -> NodeFacts:
         checksums=dict(zip(TABLES, checksums, strict=True)),
         rows=rows,
         counters=counters,
+        elements=elements,
         conflicts=frozenset(str(row[0]) for row in conflicts),
         quarantined=quarantined,
         examples=examples,

@@ -15,11 +15,13 @@ CREATE TABLE posts (
     region text NOT NULL,
     title  text NOT NULL,
     likes  bigint NOT NULL DEFAULT 0,
-    views  bigint NOT NULL DEFAULT 0
+    views  bigint NOT NULL DEFAULT 0,
+    tags   text[] NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE posts IS 'Posts with counters that every region raises. @crdt';
 COMMENT ON COLUMN posts.likes IS 'Likes, also taken back. @crdt(pn_counter)';
 COMMENT ON COLUMN posts.views IS 'Views, which only grow. @crdt(g_counter)';
+COMMENT ON COLUMN posts.tags IS 'Tags from everywhere. @crdt(or_set)';
 
 CREATE TABLE stock (
     sku      text PRIMARY KEY,
@@ -28,6 +30,19 @@ CREATE TABLE stock (
 );
 COMMENT ON TABLE stock IS 'Goods, sold and restocked in all regions. @crdt';
 COMMENT ON COLUMN stock.quantity IS 'Pieces on hand. @crdt(pn_counter)';
+
+-- Of carts that two regions filled at the same time: every item of both, the larger quantity of each.
+CREATE FUNCTION merge_carts(winner jsonb, other jsonb) RETURNS jsonb IMMUTABLE LANGUAGE sql AS $$
+    SELECT coalesce(jsonb_object_agg(k.item, greatest((winner -> k.item)::int, (other -> k.item)::int)), '{}')
+    FROM (SELECT jsonb_object_keys(winner) UNION SELECT jsonb_object_keys(other)) AS k (item)
+$$;
+
+CREATE TABLE carts (
+    customer text PRIMARY KEY,
+    items    jsonb NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE carts IS 'Shopping carts: item to quantity. @crdt';
+COMMENT ON COLUMN carts.items IS 'Merged by a function of the application. @crdt(merge(public.merge_carts))';
 
 CREATE TABLE beats (
     region text PRIMARY KEY,

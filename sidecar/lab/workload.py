@@ -30,30 +30,47 @@ CITIES = ("Lima", "Oslo", "Pune", "Quito", "Riga", "Seoul", "Turin", "Umea", "Vi
 WORDS = ("amber", "brisk", "calm", "dusk", "ember", "frost", "grove", "haze", "iris", "jade", "kelp", "lunar")
 
 Cell = tuple[str, str, str]
-"""(table, key as text, counter column)."""
+"""(table, key as text, column)."""
 
 Connection = asyncpg.Connection
 
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """How many rows all regions share: of people, and of goods. By default so few that the regions meet in the same
+    """How many rows all regions share: of people, goods and carts. By default so few that the regions meet in the same
     columns, most of all while a link is cut."""
 
     profiles: int = 24
     skus: int = 12
+    carts: int = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The keys of the rows that all regions share."""
+
+    profiles: list[str]
+    skus: list[str]
+    carts: list[str]
 
 
 @dataclass(slots=True)
 class Ledger:
     """What is committed, by the writers' own books: ``counters`` maps a cell to the value it must have (start value
     plus every increment), ``increments`` counts the increments per ``table.column``; ``kept`` posts were never deleted,
-    ``deleted`` ones were (a concurrent like may bring one back, then with its whole count)."""
+    ``deleted`` ones were (a concurrent like may bring one back, then with its whole count). ``elements`` maps a tagged
+    post's and a cart's cell to what it must hold: a tag with 1, an item with the largest quantity ever written."""
 
     counters: dict[Cell, int] = field(default_factory=dict)
     increments: Counter[str] = field(default_factory=Counter)
     kept: list[str] = field(default_factory=list)
     deleted: set[str] = field(default_factory=set)
+    elements: dict[Cell, dict[str, int]] = field(default_factory=dict)
+
+    def put(self, table: str, key: str, column: str, element: str, quantity: int = 1) -> None:
+        """An element of a set or a cart is committed with this quantity."""
+        held = self.elements.setdefault((table, key, column), {})
+        held[element] = max(quantity, held.get(element, 0))
 
     def start(self, table: str, key: str, column: str, value: int) -> None:
         """A row with a counter was inserted."""
@@ -71,8 +88,7 @@ class Region:
 
     name: str
     dsn: str
-    profiles: list[str]
-    skus: list[str]
+    shared: Shared
     posts: list[str] = field(default_factory=list)
     """Own posts that are not deleted."""
     latencies_ms: list[float] = field(default_factory=list)
@@ -80,8 +96,8 @@ class Region:
     """SQLSTATE and message of refused statements: there should be none, as it is the sidecar that gives way."""
 
 
-async def seed(dsn: str, region: str, ledger: Ledger, population: Population) -> tuple[list[str], list[str]]:
-    """Insert the rows that all regions share, on one node; returns the keys of profiles and stock."""
+async def seed(dsn: str, region: str, ledger: Ledger, population: Population) -> Shared:
+    """Insert the rows that all regions share, on one node."""
     connection = await asyncpg.connect(dsn, command_timeout=COMMAND_TIMEOUT_S)
     try:
         async with connection.transaction():
@@ -113,13 +129,15 @@ async def seed(dsn: str, region: str, ledger: Ledger, population: Population) ->
                 "INSERT INTO stock (sku, price, quantity) VALUES ($1, 9.90, $2)",
                 [(sku, STOCK_AT_START) for sku in skus],
             )
+            carts = [f"customer-{n:02}" for n in range(population.carts)]
+            await connection.executemany("INSERT INTO carts (customer) VALUES ($1)", [(cart,) for cart in carts])
     finally:
         await connection.close()
     for post in posts:
         _published(ledger, post)
     for sku in skus:
         ledger.start("stock", sku, "quantity", STOCK_AT_START)
-    return profiles, skus
+    return Shared(profiles, skus, carts)
 
 
 def _published(ledger: Ledger, post: str) -> None:
@@ -144,6 +162,8 @@ class Writer:
             (10, self._order),
             (3, self._restock),
             (2, self._reprice),
+            (5, self._tag),
+            (5, self._fill_cart),
             (12, self._publish),
             (3, self._delete),
         ):
@@ -203,13 +223,13 @@ class Writer:
                 ("name", " ".join(self._random.choices(WORDS, k=2)).title()),
             )
         )
-        profile = self._random.choice(self._region.profiles)
+        profile = self._random.choice(self._region.shared.profiles)
         await connection.execute(f"UPDATE profiles SET {column} = $2 WHERE id = $1", profile, value)
         return True
 
     async def _order(self, connection: Connection) -> bool:
         """Several goods leave the stock at once, or none; locks are taken in one order, so orders never deadlock."""
-        goods = {sku: self._random.randint(1, 3) for sku in sorted(self._random.sample(self._region.skus, 3))}
+        goods = {sku: self._random.randint(1, 3) for sku in sorted(self._random.sample(self._region.shared.skus, 3))}
         async with connection.transaction():
             for sku, pieces in goods.items():
                 await connection.execute("UPDATE stock SET quantity = quantity - $2 WHERE sku = $1", sku, pieces)
@@ -218,16 +238,37 @@ class Writer:
         return True
 
     async def _restock(self, connection: Connection) -> bool:
-        sku = self._random.choice(self._region.skus)
+        sku = self._random.choice(self._region.shared.skus)
         await connection.execute("UPDATE stock SET quantity = quantity + 20 WHERE sku = $1", sku)
         self._ledger.add("stock", sku, "quantity", 20)
         return True
 
     async def _reprice(self, connection: Connection) -> bool:
-        sku = self._random.choice(self._region.skus)
+        sku = self._random.choice(self._region.shared.skus)
         price = self._random.randint(100, 2000)
         await connection.execute("UPDATE stock SET price = $2::numeric / 100 WHERE sku = $1", sku, price)
         return True
+
+    async def _tag(self, connection: Connection) -> bool:
+        post, tag = self._random.choice(self._ledger.kept[:POSTS]), self._random.choice(WORDS)
+        done = await connection.execute(
+            "UPDATE posts SET tags = array_append(tags, $2) WHERE id = $1 AND NOT tags @> ARRAY[$2]", post, tag
+        )
+        if done == "UPDATE 1":
+            self._ledger.put("posts", post, "tags", tag)
+        return bool(done == "UPDATE 1")
+
+    async def _fill_cart(self, connection: Connection) -> bool:
+        cart, sku = self._random.choice(self._region.shared.carts), self._random.choice(self._region.shared.skus)
+        quantity = await connection.fetchval(
+            "UPDATE carts SET items = items || jsonb_build_object($2::text, coalesce((items ->> $2)::int, 0) + 1)"
+            " WHERE customer = $1 RETURNING (items ->> $2)::int",
+            cart,
+            sku,
+        )
+        if quantity is not None:
+            self._ledger.put("carts", cart, "items", sku, quantity)
+        return quantity is not None
 
     async def _publish(self, connection: Connection) -> bool:
         title = " ".join(self._random.choices(WORDS, k=4))

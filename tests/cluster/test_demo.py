@@ -102,10 +102,15 @@ def books() -> Ledger:
     ledger.add("posts", "p1", "likes", 3)
     ledger.add("posts", "p2", "likes", 1)
     ledger.add("stock", "s1", "quantity", -2)
+    ledger.put("carts", "c1", "items", "s1", 2)
+    ledger.put("carts", "c1", "items", "s1", 1)
+    ledger.put("posts", "p1", "tags", "calm")
     return ledger
 
 
-def node(name: str, *, posts_sum: str = "aa", quarantined: int = 0, **changed: int | None) -> NodeFacts:
+def node(
+    name: str, *, posts_sum: str = "aa", quarantined: int = 0, cart: int = 2, tag: str = "calm", **changed: int | None
+) -> NodeFacts:
     """What a node should hold; ``changed`` by ``<key>_<column>``, ``None`` takes the cell away."""
     cells: dict[Cell, int] = {
         ("posts", "p1", "likes"): 3,
@@ -119,7 +124,8 @@ def node(name: str, *, posts_sum: str = "aa", quarantined: int = 0, **changed: i
         if value is not None:
             cells[cell] = value
     sums = {**dict.fromkeys(TABLES, "bb"), "posts": posts_sum}
-    return NodeFacts(name, sums, dict.fromkeys(TABLES, 1), cells, quarantined=quarantined)
+    elements = {("carts", "c1", "items"): {"s1": cart}, ("posts", "p1", "tags"): {tag: 1}}
+    return NodeFacts(name, sums, dict.fromkeys(TABLES, 1), cells, elements, quarantined=quarantined)
 
 
 def test_equal_nodes_with_exact_counters_hold() -> None:
@@ -147,6 +153,8 @@ def test_a_deleted_post_may_be_back_with_its_whole_count() -> None:
         (node("c", p1_likes=None, p1_views=None), "c lost 1 posts"),
         (node("c", p3_likes=0, p3_views=0), "c has 1 posts that nobody wrote"),
         (node("c", quarantined=2), "c quarantined 2 rows"),
+        (node("c", cart=1), "carts c1 items: {'s1': 1}, must be {'s1': 2}"),
+        (node("c", tag="dusk"), "posts p1 tags: {'dusk': 1}, must be {'calm': 1}"),
     ],
 )
 def test_one_difference_fails(wrong: NodeFacts, words: str) -> None:
