@@ -34,29 +34,29 @@ LANGUAGE sql IMMUTABLE
 AS $$ SELECT CASE reason WHEN 'capture' THEN 2 WHEN 'acknowledgement' THEN 3 WHEN 'barrier' THEN 4 END $$;
 
 -- For the sidecar: which reasons somebody waits for, as soon as there is one that is not in "known", else after the seconds.
--- Looks every 10 ms: a fraction of what a waiting session may expect, and less than 0.2 % of a core.
-CREATE FUNCTION crdt_state.await_waiters(known text[], seconds float8) RETURNS text[]
+-- A look every "pause" seconds takes some microseconds, and the wakeup that goes with it up to a hundred.
+CREATE FUNCTION crdt_state.await_waiters(known text[], seconds float8, pause float8) RETURNS text[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
-    ends   constant timestamptz := clock_timestamp() + seconds * interval '1 second';
-    reason text;
-    held   text[];
+    ends    constant timestamptz := clock_timestamp() + seconds * interval '1 second';
+    reasons constant text[] := '{capture,acknowledgement,barrier}';
+    held    text[];
 BEGIN
     LOOP
         held := '{}';
-        FOREACH reason IN ARRAY '{capture,acknowledgement,barrier}'::text[] LOOP
-            IF pg_try_advisory_lock(1668441204, crdt_state.wait_key(reason)) THEN
-                PERFORM pg_advisory_unlock(1668441204, crdt_state.wait_key(reason));
+        FOR i IN 1 .. 3 LOOP
+            IF pg_try_advisory_lock(1668441204, i + 1) THEN
+                PERFORM pg_advisory_unlock(1668441204, i + 1);
             ELSE
-                held := held || reason;
+                held := held || reasons[i];
             END IF;
         END LOOP;
         IF NOT held <@ known OR clock_timestamp() >= ends THEN
             RETURN held;
         END IF;
-        PERFORM pg_sleep(0.01);
+        PERFORM pg_sleep(pause);
     END LOOP;
 END
 $function$;

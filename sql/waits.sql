@@ -5,8 +5,8 @@ INSERT INTO crdt_state.wait_board DEFAULT VALUES
 ON CONFLICT (singleton) DO UPDATE SET captured = '0/0', asked = '0/0';
 
 -- name: await_waiters
--- The reasons sessions wait for: as soon as there is one beyond those known ($1), else after $2 seconds.
-SELECT crdt_state.await_waiters($1::text[], $2::float8);
+-- The reasons sessions wait for: as soon as there is one beyond those known ($1), else after $2 seconds; a look every $3.
+SELECT crdt_state.await_waiters($1::text[], $2::float8, $3::float8);
 
 -- name: log_end
 -- The end of the log: everything committed so far lies before it.

@@ -25,6 +25,14 @@ QUIET_S = 1.0
 LINGER_S = 0.1
 """The same while somebody waits for acknowledgements: how soon the sidecar notices that nobody does any more."""
 
+QUIET_LOOK_PAUSE_S = 0.02
+"""Between two looks of the server while nobody waits: half a per cent of a core, and 10 ms for who comes first."""
+
+LOOK_PAUSE_S = 0.005
+"""The same where somebody waited within the last ``ATTENTIVE_S``: who waits once mostly does so again."""
+
+ATTENTIVE_S = 5.0
+
 CAPTURE_ROUND_S = 0.25
 """How long one round waits for capture; then it looks for other reasons and goes on."""
 
@@ -56,9 +64,13 @@ class Waits:
     async def attend(self) -> None:
         """Do what sessions wait for, until an error."""
         await self._board.start()
+        loop = asyncio.get_running_loop()
         known: set[Reason] = set()
+        waited_at_s = 0.0
         while True:
-            reasons = await self._board.waiters(known, LINGER_S if known else QUIET_S)
+            pause_s = LOOK_PAUSE_S if loop.time() < waited_at_s + ATTENTIVE_S else QUIET_LOOK_PAUSE_S
+            reasons = await self._board.waiters(known, LINGER_S if known else QUIET_S, pause_s)
+            waited_at_s = loop.time() if reasons else waited_at_s
             known = reasons & {Reason.ACKNOWLEDGEMENT}
             if known and not self._acknowledgements_wanted:
                 self._links.acknowledged_moved.set()  # some may have come since the last were stored

@@ -32,10 +32,11 @@ class WaitBoard:
         """Wipe the board: what an earlier start said holds no longer."""
         await self._session.connection.execute(self._sql["start"])
 
-    async def waiters(self, known: Collection[Reason], seconds: float) -> set[Reason]:
-        """The reasons somebody waits for: as soon as there is one beyond those ``known``, else after ``seconds``."""
+    async def waiters(self, known: Collection[Reason], seconds: float, pause_s: float) -> set[Reason]:
+        """The reasons somebody waits for: as soon as there is one beyond those ``known``, else after ``seconds``. The
+        server looks every ``pause_s``."""
         words = await self._session.connection.fetchval(
-            self._sql["await_waiters"], [reason.value for reason in known], seconds
+            self._sql["await_waiters"], [reason.value for reason in known], seconds, pause_s
         )
         return {Reason(word) for word in words}
 

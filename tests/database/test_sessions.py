@@ -27,6 +27,7 @@ APPLICATION = "crdt_sessions_application"
 OWN, EU, AP = 1, 2, 3
 PAST = 1 << 40
 DEADLINE_S = 20.0
+PAUSE_S = 0.005
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Node:
         """Until somebody waits for all of these."""
         known: set[Reason] = set()
         while not set(reasons) <= known:
-            known |= await self.board.waiters(known, DEADLINE_S)
+            known |= await self.board.waiters(known, DEADLINE_S, PAUSE_S)
 
 
 @pytest.fixture
@@ -341,7 +342,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind(node: Node, call: 
 async def test_the_board_tells_what_is_new_at_once_and_else_keeps_quiet(node: Node) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    assert await node.board.waiters((), 0.2) == set()
+    assert await node.board.waiters((), 0.2, PAUSE_S) == set()
     assert loop.time() - began >= 0.2
     await node.merged(OWN, PAST)
     await node.capture_all()
@@ -350,7 +351,7 @@ async def test_the_board_tells_what_is_new_at_once_and_else_keeps_quiet(node: No
     await node.capture_all()
     await node.attend(Reason.ACKNOWLEDGEMENT)
     began = loop.time()
-    assert await node.board.waiters({Reason.ACKNOWLEDGEMENT}, 0.2) == {Reason.ACKNOWLEDGEMENT}
+    assert await node.board.waiters({Reason.ACKNOWLEDGEMENT}, 0.2, PAUSE_S) == {Reason.ACKNOWLEDGEMENT}
     assert loop.time() - began >= 0.2, "known ones do not cut it short"
     node.client.terminate()
     with pytest.raises(asyncpg.ConnectionDoesNotExistError):
