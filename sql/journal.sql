@@ -82,6 +82,10 @@ WHERE i.inhparent = 'crdt_state.journal'::regclass ORDER BY 2;
 -- The end of the log: everything committed so far lies before it.
 SELECT pg_current_wal_insert_lsn()::text;
 
+-- name: forget_namesake
+-- A node that was made anew has its old name and another id ($1); the one it was ($2 is the name) is no more.
+DELETE FROM crdt_state.peer WHERE name = $2::text AND id <> $1::int2;
+
 -- name: store_peer
 -- A peer as last seen.
 INSERT INTO crdt_state.peer AS p

@@ -66,6 +66,10 @@ class NodeLinks:
         self.compare_tables()
         mine = hello.clock.get(self._state.node_id, 0)
         self.acknowledged_hlc[link.peer_id] = mine
+        for former in [i for i, name in self.names.items() if name == link.peer_name and i != link.peer_id]:
+            # A node that was made anew under its old name; the journal waits for nobody by the former id.
+            del self.names[former]
+            self.acknowledged_hlc.pop(former, None)
         self.names[link.peer_id] = link.peer_name
         self.acknowledged_moved.set()
         self._give_up(link.peer_id)

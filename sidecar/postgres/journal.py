@@ -314,6 +314,7 @@ class JournalReader:
         """Write a peer as last seen, for crdt.nodes and crdt.lag."""
         seen = None if last_seen_ms is None else datetime.fromtimestamp(last_seen_ms / 1000, UTC)
         async with self._lock, self._session.own_transaction():
+            await self._session.connection.execute(self._sql["forget_namesake"], peer_id, name)
             await self._session.connection.execute(
                 self._sql["store_peer"],
                 peer_id,

@@ -200,3 +200,25 @@ async def test_a_context_names_change_sets_and_no_heartbeats(database: str) -> N
         await node.captured()
         (change_set,) = await node.sets()
         assert change_set.header.context == {2: 500}
+
+
+async def test_a_peer_made_anew_keeps_its_name_under_another_id(database: str) -> None:
+    async with open_node(database, 1, SCHEMA) as node:
+
+        async def store(peer_id: int, name: str, acknowledged: int) -> None:
+            await node.reader.store_peer(
+                peer_id,
+                name,
+                acknowledged,
+                connected=True,
+                last_seen_ms=None,
+                clock_offset_ms=None,
+                round_trip_ms=None,
+                last_error=None,
+            )
+
+        await store(2, "b", 50)
+        await store(3, "c", 60)
+        await store(7, "b", 0)
+        await store(7, "b", 10)
+        assert sorted(await node.reader.known_peers()) == [(3, "c", 60), (7, "b", 10)]

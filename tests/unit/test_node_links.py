@@ -117,3 +117,15 @@ async def test_what_cannot_be_sent_is_a_problem_until_the_peer_has_it(links: Nod
     links.acknowledged(link, {1: 10})
     assert "ship b" not in problems
     links.disconnected(link, None)
+
+
+async def test_a_peer_made_anew_under_its_name_is_one_peer(links: NodeLinks) -> None:
+    former: Any = Link()
+    await links.connected(former, hello())
+    links.disconnected(former, None)
+    again: Any = Link()
+    again.peer_id = 7
+    await links.connected(again, hello())
+    assert links.names == {7: "b"}
+    assert list(links.acknowledged_hlc) == [7], "the journal keeps nothing for what it was"
+    links.disconnected(again, None)
