@@ -37,6 +37,9 @@ class Link:
     def send_ack(self, clock: dict[int, int]) -> None:
         self.acks.append(dict(clock))
 
+    def send_heartbeat(self, hlc: int, from_hlc: int) -> None:
+        pass
+
     def grant(self, size: int) -> None:
         pass
 
