@@ -69,7 +69,8 @@ SELECT a.attrelid::int8 AS relation, a.attnum::int4 AS attnum, a.attname::text A
        EXISTS (SELECT FROM pg_constraint AS o WHERE o.contype = 'c'
                AND (o.conrelid = a.attrelid AND a.attnum = ANY (o.conkey) OR w.typtype = 'd' AND o.contypid = w.oid))
        OR EXISTS (SELECT FROM pg_index AS x
-                  WHERE x.indrelid = a.attrelid AND x.indnullsnotdistinct AND a.attnum = ANY (x.indkey::int2[])) AS checked,
+                  WHERE x.indrelid = a.attrelid AND a.attnum = ANY (x.indkey::int2[])
+                    AND (to_jsonb(x) ->> 'indnullsnotdistinct')::boolean) AS checked,  -- not there before 15
        d.description AS comment
 FROM pg_attribute AS a
 JOIN pg_type AS w ON w.oid = a.atttypid
