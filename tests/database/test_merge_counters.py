@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from node_harness import HarnessNode, cluster, converged
 
+from sidecar.errors import TransientError
+
 SCHEMA = """
 CREATE TABLE stock (
     id int PRIMARY KEY, name text, amount int NOT NULL DEFAULT 0, small smallint, views bigint NOT NULL DEFAULT 0,
@@ -42,6 +44,19 @@ async def shown(nodes: list[HarnessNode], columns: str, key: int = 1) -> tuple: 
     await converged(nodes, "stock")
     rows = await nodes[0].rows(f"SELECT {columns} FROM stock WHERE id = {key}")
     return rows[0] if rows else ()
+
+
+@pytest.mark.parametrize("locked", [False, True])
+async def test_a_change_set_that_comes_again_counts_once(nodes: list[HarnessNode], locked: bool) -> None:
+    """The commit's answer was lost, or the link repeats itself: the clock in the database refuses it (invariant 2)."""
+    a, b, _ = nodes
+    await write(a, "UPDATE stock SET amount = amount + 5 WHERE id = 1")
+    (change_set,) = await a.sets()
+    await b.merge(change_set)
+    merge = b.merger.merge_locked if locked else b.merger.merge
+    with pytest.raises(TransientError, match="does not follow its clock"):
+        await merge([b.opened(change_set)], b.observe)
+    assert await shown(nodes, "amount") == (105,)
 
 
 async def test_deltas_add_up_from_genesis(nodes: list[HarnessNode]) -> None:
