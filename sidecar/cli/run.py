@@ -14,7 +14,7 @@ import structlog
 import typer
 
 from sidecar import __version__
-from sidecar.cli import console, logs
+from sidecar.cli import console, logs, priority
 from sidecar.errors import FatalError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def command(
     from sidecar.app import run_node
 
     logs.configure(log_level, log_format, node=settings.node.name)
+    priority.stand_back(settings.node.nice)
     _spare_garbage_collection()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(until_stopped(settings, run_node))

@@ -1,8 +1,8 @@
 """Capture: local commits become versioned change sets in the journal, then on the links.
 
-What comes from the stream is taken in by :mod:`sidecar.node.intake`, also while the change set before is written; what has come in meanwhile is the next change set. So batches
-are small when the node is quiet and large when it is behind. A transaction larger than a part is written in parts
-within one database transaction (invariant 1), and arrives as a whole.
+What comes from the stream is taken in by :mod:`sidecar.node.intake`, also while the change set before is written; what
+has come in meanwhile is the next change set. So batches are small when the node is quiet and large when it is behind. A
+transaction larger than a part is written in parts within one database transaction (invariant 1) and arrives as a whole.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Capture:
         self._publish = publish
         self._intake = Intake(state, resume_lsn=resume_lsn, refresh_tables=refresh_tables)
         self._flushing: asyncio.Task[None] | None = None
+        self._distance_s = state.settings.timing.change_set_ms / 1000
+        self._flush_due_s = 0.0
         self._pulse = pulse
 
     async def run(self) -> None:
@@ -69,6 +71,7 @@ class Capture:
         try:
             while True:
                 await self._clock_believed()
+                await self._pause()
                 self._intake.feed(await self._read())
                 self._state.server_lsn = self._stream.server_lsn
                 while await self._intake.consume():
@@ -88,6 +91,12 @@ class Capture:
         while self._state.watch.held:
             self._pulse.capture_alive = asyncio.get_running_loop().time()
             await asyncio.sleep(HELD_LOOK_S)
+
+    async def _pause(self) -> None:
+        """After a change set was begun, let the next one gather; nothing of it has been taken in yet."""
+        wait_s = self._flush_due_s - asyncio.get_running_loop().time()
+        if wait_s > 0 and not self._intake.held.rows and not self._intake.open:
+            await self._stream.rest(wait_s)
 
     async def _read(self) -> list[bytes]:
         """The next messages; ends early when the flush before is done, so that what waits goes out."""
@@ -151,6 +160,7 @@ class Capture:
 
     def _flush(self, passed_lsn: int = 0) -> None:
         if self._intake.held.rows:
+            self._flush_due_s = asyncio.get_running_loop().time() + self._distance_s
             self._flushing = asyncio.create_task(self._write(self._take(passed_lsn)), name="capture flush")
 
     async def _flushed(self) -> None:

@@ -99,6 +99,7 @@ class ReplicationStream:
         self._loop = asyncio.get_running_loop()
         self._feedback: asyncio.Task[None] | None = None
         self._readable: asyncio.Future[None] | None = None
+        self._resting: asyncio.Future[None] | None = None
         self._writer_waits = False
         self._more = False
         self._news = False
@@ -176,6 +177,20 @@ class ReplicationStream:
                 return batch
             await self._wait_readable()
 
+    async def rest(self, seconds: float) -> None:
+        """Leave what comes to the socket for so long. Ends when a :meth:`ping` asks for the position; returns at once
+        while one is open, or while there is so much that reading it is the bottleneck."""
+        backlog = self._more or self._last_batch_messages >= PAUSE_BATCH_MESSAGES or self._rate() > PAUSE_RATE_PER_S
+        if backlog or self._pings_open:
+            return
+        self._resting = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._end_rest)
+        try:
+            await self._resting
+        finally:
+            timer.cancel()
+            self._resting = None
+
     def confirm(self, lsn: int) -> None:
         """Everything up to ``lsn`` is durably captured; the next feedback tells the server, which then drops its WAL.
 
@@ -199,6 +214,7 @@ class ReplicationStream:
         self._check()
         until_lsn = record_end(until_lsn)
         self._pings_open += 1
+        self._end_rest()
         self._send_status(reply_requested=True)
         while self.server_lsn < until_lsn:
             await asyncio.sleep(PING_INTERVAL_S)
@@ -310,8 +326,13 @@ class ReplicationStream:
             self._readable = None
 
     def _wake(self) -> None:
+        self._end_rest()
         if self._readable is not None and not self._readable.done():
             self._readable.set_result(None)
+
+    def _end_rest(self) -> None:
+        if self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
 
     def _rate(self) -> float:
         """Messages per second, over the last window."""

@@ -72,6 +72,9 @@ class HeldStream:
     def confirm(self, lsn: int) -> None:
         self._stream.confirm(lsn)
 
+    async def rest(self, seconds: float) -> None:
+        await self._stream.rest(seconds)
+
     async def ping(self, until_lsn: int = 0) -> None:
         await self._stream.ping(until_lsn)
 

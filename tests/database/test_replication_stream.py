@@ -252,6 +252,28 @@ async def test_a_loaded_stream_pauses_when_a_read_brought_little(
         assert time.monotonic() - start >= 0.1
 
 
+async def test_a_rest_ends_with_a_ping_and_with_the_stream(published: str) -> None:
+    async with asyncio.timeout(DEADLINE_S), await ReplicationStream.connect(published, slot=SLOT) as stream:
+        await stream.read()  # the first answers
+        for end in (stream.ping, stream.aclose):
+            resting = asyncio.create_task(stream.rest(3600.0))
+            await asyncio.sleep(0)
+            await end()
+            await resting
+
+
+async def test_there_is_no_rest_while_a_ping_is_open_or_much_has_come(
+    published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(DEADLINE_S), await ReplicationStream.connect(published, slot=SLOT) as stream:
+        await stream.ping()
+        await stream.rest(3600.0)
+        while stream._pings_open:
+            await stream.read()
+        monkeypatch.setattr(replication, "PAUSE_BATCH_MESSAGES", 0)
+        await stream.rest(3600.0)
+
+
 async def test_a_busy_consumer_keeps_the_connection(published: str) -> None:
     """Feedback goes out while nobody reads, for longer than wal_sender_timeout."""
     dsn = psycopg.conninfo.make_conninfo(published, options="-c wal_sender_timeout=600ms")
