@@ -1,6 +1,6 @@
 -- name: read_node
 -- This node and where it stands: one row, none before init.
-SELECT n.id, n.name, n.cluster, n.hlc, p.slot, p.lsn::text AS lsn, p.to_hlc,
+SELECT n.id, n.name, n.cluster, n.hlc, p.slot, p.lsn::text AS lsn, p.to_hlc, p.relaying,
        greatest(coalesce((SELECT max(seq) FROM crdt_state.journal), 0), coalesce((
            SELECT max(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''?(\d+)')::int8) - 1
            FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
@@ -56,18 +56,27 @@ SELECT seq, part, last, header, body FROM crdt_state.journal
 WHERE (seq, part) > ($1, $2) ORDER BY seq, part LIMIT $3;
 
 -- name: find_seq
--- For a peer that has everything up to an hlc: the last change set it has, and up to where the journal was dropped.
-SELECT coalesce((SELECT max(seq) FROM crdt_state.journal WHERE last AND to_hlc <= $1),
+-- For a peer that has everything of this node up to an hlc: the last change set it has, and up to where the journal was dropped.
+SELECT coalesce((SELECT max(seq) FROM crdt_state.journal WHERE last AND origin IS NULL AND to_hlc <= $1),
                 (SELECT min(seq) - 1 FROM crdt_state.journal), 0) AS seq,
        (SELECT dropped_hlc FROM crdt_state.position) AS dropped_hlc;
 
 -- name: store_dropped
--- The journal begins after this hlc.
+-- This node's own part of the journal begins after this hlc.
 UPDATE crdt_state.position SET dropped_hlc = greatest(dropped_hlc, $1);
 
+-- name: raise_floors
+-- Change sets of other nodes ($1) up to an hlc each ($2) leave the journal.
+INSERT INTO crdt_state.relay_floor AS f (origin, hlc) SELECT * FROM unnest($1::int2[], $2::int8[])
+ON CONFLICT (origin) DO UPDATE SET hlc = greatest(f.hlc, excluded.hlc);
+
 -- name: acknowledged_seq
--- The last change set that every peer has durably merged.
-SELECT max(seq) FROM crdt_state.journal WHERE last AND to_hlc <= $1;
+-- The last change set of this node that every peer has durably merged.
+SELECT max(seq) FROM crdt_state.journal WHERE last AND origin IS NULL AND to_hlc <= $1;
+
+-- name: sets_after
+-- How many change sets of this node stand after a position in the journal.
+SELECT count(*) FROM crdt_state.journal WHERE seq > $1 AND last AND origin IS NULL;
 
 -- name: partitions
 -- The journal's partitions, oldest first: name, first and last possible seq, bytes.

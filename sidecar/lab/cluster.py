@@ -69,7 +69,8 @@ class LabCluster:
     ``schema_sql`` is run on every database before the sidecars attach. ``proxied``: node i dials node j through
     ``link(i, j)``. ``sections`` are further configuration keys by section, ``server_settings`` go to PostgreSQL,
     ``sidecar_env`` to the processes. ``keep`` leaves all files; ``detached`` lets everything go on when this
-    process ends (then without proxies). ``command`` is the program that stands for ``sidecar``.
+    process ends (then without proxies). ``command`` is the program that stands for ``sidecar``. ``edges`` are the
+    links between nodes (pairs of indices, see :mod:`sidecar.lab.topologies`), by default all.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class LabCluster:
         keep: bool = False,
         detached: bool = False,
         command: Sequence[str] = COMMAND,
+        edges: Iterable[tuple[int, int]] | None = None,
     ) -> None:
         if not 1 <= size <= len(NODE_NAMES):
             raise SidecarError(f"a lab cluster has 1 to {len(NODE_NAMES)} nodes, not {size}")
@@ -99,6 +101,8 @@ class LabCluster:
         self._proxied = proxied
         self._sections: dict[str, Mapping[str, Any]] = dict(sections or {})
         self._env = _environment(sidecar_env or {})
+        pairs = itertools.combinations(range(size), 2) if edges is None else edges
+        self.edges = sorted((min(pair), max(pair)) for pair in pairs)
         self.nodes = [self._node(index, pg_bin=pg_bin, server_settings=server_settings or {}) for index in range(size)]
 
     def _node(self, index: int, *, pg_bin: Path | None, server_settings: Mapping[str, str]) -> LabNode:
@@ -148,21 +152,24 @@ class LabCluster:
 
     async def _write_configurations(self) -> None:
         for node in self.nodes:
-            peers = [peer for peer in self.nodes if peer is not node]
             if self._proxied:
-                for peer in peers:
+                for peer in self._peers(node):
                     host, _, port = peer.listen.rpartition(":")
                     node.proxies[peer.name] = LinkProxy((host, int(port)), seed=node.id * 1024 + peer.id)
                     await node.proxies[peer.name].start()
             self._write_configuration(node, {})
 
     def _write_configuration(self, node: LabNode, sections: Sections) -> None:
-        peers = [peer for peer in self.nodes if peer is not node]
-        addresses = {p.name: node.proxies[p.name].address if self._proxied else p.listen for p in peers}
+        addresses = {p.name: node.proxies[p.name].address if self._proxied else p.listen for p in self._peers(node)}
         merged = {
             name: {**self._sections.get(name, {}), **sections.get(name, {})} for name in {**self._sections, **sections}
         }
         node.config_path.write_text(_configuration(node, addresses, merged))
+
+    def _peers(self, node: LabNode) -> list[LabNode]:
+        """The nodes that a node is linked with."""
+        index = self.nodes.index(node)
+        return [self.nodes[a if b == index else b] for a, b in self.edges if index in (a, b)]
 
     def configure(self, index: int, sections: Sections) -> None:
         """Write a node's configuration anew, ``sections`` laid over those of the cluster; holds from its next start."""
@@ -280,9 +287,9 @@ class LabCluster:
 
     async def isolate(self, index: int) -> None:
         """Cut a node off from all others."""
-        for other in range(len(self.nodes)):
-            if other != index:
-                await self.cut(index, other)
+        for a, b in self.edges:
+            if index in (a, b):
+                await self.cut(a, b)
 
     def heal(self) -> None:
         """Heal every link. Delays and bandwidths stay as they are."""
@@ -317,7 +324,8 @@ class LabCluster:
         async def linked(index: int) -> bool:
             self.check_processes()
             peers = (await self.status(index))["peers"]
-            return len(peers) == len(self.nodes) - 1 and all(peer["state"] == "connected" for peer in peers)
+            wanted = len(self._peers(self.nodes[index]))
+            return len(peers) == wanted and all(peer["state"] == "connected" for peer in peers)
 
         for index, node in enumerate(self.nodes):
             await wait_until(

@@ -7,7 +7,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 
-from sidecar.core.changes import ChangeSetHeader, TableChanges
+from sidecar.core.changes import ChangeSetHeader, ChangeSetPart, TableChanges
 from sidecar.core.element_versions import check_element_versions
 from sidecar.core.wire.bodies import BODY_EXPANSION_MAX, check_versions, unpack_tables
 from sidecar.errors import Action, DirtyRowsError, HeldError, ProtocolError, SidecarError, action_for
@@ -17,6 +17,7 @@ from sidecar.node.pulse import Pulse
 from sidecar.node.rewrite import rewrite_rows
 from sidecar.node.state import NodeState
 from sidecar.postgres.merge import Merger, MergeResult, MergeSet, UniqueSwapError, is_row_error
+from sidecar.postgres.relay import Relayed
 
 CAPTURE_WAIT_S = 5.0
 """How long one try waits, with nothing locked, for capture to pass the present end of the log."""
@@ -58,6 +59,8 @@ class Applier:
     """The merge loop over one session; made anew after an error of the session.
 
     ``acknowledge()`` tells the peers the durable clock; ``resync(origin)`` makes that peer send again from it.
+    ``publish(number, part)``, on a node with relay, hands a merged change set to the links; ``None`` for the part of
+    one that has several.
     """
 
     def __init__(
@@ -69,12 +72,14 @@ class Applier:
         *,
         acknowledge: Callable[[], None],
         resync: Callable[[int], None],
+        publish: Callable[[int, ChangeSetPart | None], None] | None = None,
     ) -> None:
         self._state = state
         self._inbox = inbox
         self._merger = merger
         self._acknowledge = acknowledge
         self._resync = resync
+        self._publish = publish
         self._limits = state.settings.limits
         self._rows_budget = float(state.settings.limits.merge_rows_max)
         self._gate = Gate(state, inbox)
@@ -237,7 +242,8 @@ class Applier:
                         check_element_versions(spec, table, received.header.to_hlc)
                     yield table
 
-        return MergeSet(received.header, tables, self._state.tables)
+        relayed = None if self._publish is None else Relayed(received.size_bytes, received.parts)
+        return MergeSet(received.header, tables, self._state.tables, relayed=relayed)
 
     def _observe(self, header: ChangeSetHeader) -> None:
         self._state.hlc.observe(header.to_hlc)
@@ -248,6 +254,10 @@ class Applier:
         for received in sets:
             state.advance(received.header.origin, received.header.to_hlc)
             state.context[received.header.origin] = received.header.to_hlc
+        if self._publish is not None:
+            # At once, before capture has the writer lock: in the order of the numbers.
+            for number, received in zip(result.numbers, sets, strict=True):
+                self._publish(number, None if received.is_large else next(received.parts()))
         for received in sets:
             origin = received.header.origin
             assert self._inbox.heads()[origin][0] is received, "change sets of an origin are merged in order"

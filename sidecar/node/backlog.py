@@ -19,6 +19,11 @@ class Backlog:
         self._newest = 0
         self._first_hlc: int | None = None
 
+    @property
+    def newest(self) -> int:
+        """The number of the last change set."""
+        return self._newest
+
     def start(self, number: int, hlc: int) -> None:
         """The journal ends with this change set, as read from the database; may be called again after an outage."""
         self._newest = max(self._newest, number)

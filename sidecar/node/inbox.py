@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
+import msgspec
+
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
 from sidecar.core.wire.messages import part_bytes
 from sidecar.errors import ProtocolError, TransientError
@@ -38,6 +40,7 @@ class ReceivedSet:
     bodies: list[bytes] = field(default_factory=list)
     file: IO[bytes] | None = None
     sizes: list[int] = field(default_factory=list)
+    part_rows: list[int] = field(default_factory=list)
     rows: int = 0
 
     def add(self, part: ChangeSetPart, grant: Grant) -> None:
@@ -47,6 +50,7 @@ class ReceivedSet:
         self.header = part.header
         self.rows += part.header.rows
         self.sizes.append(len(part.body))
+        self.part_rows.append(part.header.rows)
         self.size_bytes += len(part.body)
         if self.size_bytes > self.spool_bytes_max:
             raise TransientError(
@@ -88,6 +92,15 @@ class ReceivedSet:
         for size in self.sizes:
             yield self.file.read(size)
 
+    def parts(self) -> Iterator[ChangeSetPart]:
+        """The parts as received, in order; may be read again."""
+        last = len(self.sizes) - 1
+        for number, body in enumerate(self.read()):
+            header = self.header
+            if last:
+                header = msgspec.structs.replace(header, part=number, last=number == last, rows=self.part_rows[number])
+            yield ChangeSetPart(header=header, body=body)
+
     def close(self) -> None:
         """Give back the credit and the file."""
         for grant, size in self.credits:
@@ -99,7 +112,8 @@ class ReceivedSet:
 
 
 class Inbox:
-    """Queues per origin. ``put`` waits while an origin's queue is full, which stops the reading of its link.
+    """Queues per origin, fed by one link or, with relay, by several: the first to bring a change set whole wins.
+    ``put`` waits while an origin's queue is full, which stops the reading of its link.
 
     What takes something out does it at once, without waiting: the merge loop may be cancelled at any wait, and the room
     and the credit of a set must not be lost with it.
@@ -109,7 +123,10 @@ class Inbox:
         self._queue_bytes_max = queue_bytes_max
         self._spool_bytes_max = spool_bytes_max
         self._queues: dict[int, deque[ReceivedSet]] = {}
-        self._open: dict[int, ReceivedSet] = {}
+        # Unfinished change sets by link (the peer's id) and origin.
+        self._open: dict[tuple[int, int], ReceivedSet] = {}
+        # The end of the newest change set queued of each origin, since the queue was last given up.
+        self._newest: dict[int, int] = {}
         self._spooled_bytes = 0
         self._bytes: dict[int, int] = {}
         self._room = asyncio.Event()
@@ -123,17 +140,23 @@ class Inbox:
         """The queues that hold something; :meth:`done` takes from the left."""
         return {origin: queue for origin, queue in self._queues.items() if queue}
 
-    async def put(self, part: ChangeSetPart, grant: Grant) -> None:
-        """Add a part; ``grant`` gives its credit back once it is merged or dropped."""
+    async def put(self, part: ChangeSetPart, grant: Grant, source: int | None = None) -> None:
+        """Add a part that came on the link of the peer ``source``, by default its origin. ``grant`` gives its credit
+        back once it is merged or dropped."""
         origin = part.header.origin
-        while self._bytes.get(origin, 0) >= self._queue_bytes_max:
+        key = (origin if source is None else source, origin)
+        # What is queued already must not wait for room that only the merge of something behind it would make.
+        while not self._is_duplicate(part.header) and self._bytes.get(origin, 0) >= self._queue_bytes_max:
             self._room.clear()
             await self._room.wait()
-        received = self._open.get(origin)
+        if self._is_duplicate(part.header):
+            self._drop(key)
+            grant(part_bytes(part))
+            return
+        received = self._open.get(key)
         if part.header.part == 0:
-            if received is not None:
-                self._close(received)
-            received = self._open[origin] = ReceivedSet(part.header, part.header, self._spool_bytes_max)
+            self._drop(key)
+            received = self._open[key] = ReceivedSet(part.header, part.header, self._spool_bytes_max)
         if received is None or received.first.from_hlc != part.header.from_hlc:
             raise ProtocolError(f"part {part.header.part} of a change set came without the parts before it")
         await self._spool_room(received, len(part.body))
@@ -142,11 +165,22 @@ class Inbox:
             received.add(part, grant)
         finally:
             self._spooled_bytes += received.spooled_bytes - before
-        if part.header.last:
-            del self._open[origin]
+        if part.header.last and self._is_duplicate(part.header):
+            self._drop(key)  # another link was faster while this one waited for room in the spool
+        elif part.header.last:
+            del self._open[key]
+            self._newest[origin] = part.header.to_hlc
             self._queues.setdefault(origin, deque()).append(received)
             self._bytes[origin] = self._bytes.get(origin, 0) + received.size_bytes - received.spooled_bytes
             self.arrived.set()
+
+    def _is_duplicate(self, header: ChangeSetHeader) -> bool:
+        return header.to_hlc <= self._newest.get(header.origin, 0)
+
+    def _drop(self, key: tuple[int, int]) -> None:
+        received = self._open.pop(key, None)
+        if received is not None:
+            self._close(received)
 
     async def _spool_room(self, received: ReceivedSet, size: int) -> None:
         """Wait until the files of all sets together leave room for a part. Sets that wait are merged meanwhile, unless
@@ -182,19 +216,26 @@ class Inbox:
         while self._queues.get(origin):
             self.done(origin)
         self.closed.pop(origin, None)
-        self.forget(origin)
+        self._newest.pop(origin, None)
+        for key in [key for key in self._open if key[1] == origin]:
+            self._drop(key)
 
     def is_receiving(self, origin: int) -> bool:
         """Whether a change set of an origin has come in part."""
-        return origin in self._open
+        return any(key[1] == origin for key in self._open)
 
-    def forget(self, origin: int) -> None:
+    def forget(self, source: int) -> None:
         """The link is gone: what is queued stays, an unfinished change set comes again."""
-        received = self._open.pop(origin, None)
-        if received is not None:
-            self._close(received)
+        for key in [key for key in self._open if key[0] == source]:
+            self._drop(key)
 
     def close_interval(self, origin: int, from_hlc: int, hlc: int) -> None:
         """A heartbeat: nothing was committed at the origin in ``(from_hlc, hlc]``."""
         self.closed[origin] = (from_hlc, hlc)
         self.arrived.set()
+
+    def close_relayed(self, origin: int, from_hlc: int, hlc: int, merged_hlc: int) -> None:
+        """The same as told by another node, behind what that one has sent; ``merged_hlc`` is this node's clock for the
+        origin. It is no sign of a gap: what is not here was queued and given up, and is sent again."""
+        if from_hlc <= max(merged_hlc, self._newest.get(origin, 0)) and hlc > self.closed.get(origin, (0, 0))[1]:
+            self.close_interval(origin, from_hlc, hlc)

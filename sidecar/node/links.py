@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sidecar.core.changes import ChangeSetPart
-from sidecar.core.wire.messages import BarrierAnswer, Heartbeat, Hello
+from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Relay, part_bytes
 from sidecar.errors import ProtocolError
 from sidecar.node.backlog import Backlog
 from sidecar.node.barriers import BarrierMail
 from sidecar.node.inbox import Inbox
+from sidecar.node.relay import RelayPolicy, Route
 from sidecar.node.ship import Shipper, Tail, ship
 from sidecar.node.state import NodeState
 from sidecar.peers.link import Link
 from sidecar.postgres.journal import JournalReader
+from sidecar.postgres.relay import RelayStore
+
+BELOW_TOLD_S = 30.0
+"""A peer that lacks what this journal no longer holds of another node is told of after so long: it mostly gets it from
+somebody else, as fast as its links allow."""
 
 TABLES_NAMED_MAX = 20
 """Tables of either kind named in the line about a peer's tables: a Hello may name thousands that are not here."""
@@ -25,6 +32,7 @@ class _OpenLink:
     """A link and what is sent on it. ``shipper`` is ``None`` while the database is away."""
 
     link: Link
+    route: Route
     sending: asyncio.Task[None] | None = None
     shipper: Shipper | None = None
 
@@ -46,6 +54,15 @@ class NodeLinks:
         self.names: dict[int, str] = {}
         self.backlog = Backlog()
         self._hellos: dict[int, Hello] = {}
+        self.policy = RelayPolicy(state.settings)
+        self.floors: dict[int, int] = {}
+        # What peers that take relayed change sets have of other nodes, also while they are away.
+        self.peer_clocks: dict[int, Mapping[int, int]] = {}
+        # Nodes without a link to this one, as peers name them.
+        self.far_names: dict[int, str] = {}
+        self._stored: dict[int, Mapping[int, int]] = {}
+        self._stored_names: dict[int, str] = {}
+        self._below_since: dict[int, float] = {}
 
     def hello(self) -> Hello:
         """Who this node is and what it has merged durably."""
@@ -73,19 +90,26 @@ class NodeLinks:
         self.names[link.peer_id] = link.peer_name
         self.acknowledged_moved.set()
         self._give_up(link.peer_id)
-        entry = self._open[link.peer_id] = _OpenLink(link)
+        route = Route(self._state.node_id, link.peer_id, hello.clock, floors=self.floors, name_of=self.name_of)
+        entry = self._open[link.peer_id] = _OpenLink(link, route)
         entry.sending = asyncio.create_task(self._send(entry, mine), name=f"ship to {link.peer_name}")
         entry.sending.add_done_callback(lambda done: self._shipped(link, done))
         link.send_ack(self._state.clock)
         link.send_heartbeat(0, 0)  # the first half of the first look at the peer's clock
+        self._ask_relay(link)
 
     async def _send(self, entry: _OpenLink, mine: int) -> None:
         await self.ready.wait()
         assert self.reader is not None
-        if self.backlog.is_old(mine):
-            self.backlog.anchor(mine, (await self.reader.position_of(mine))[0])
-        entry.shipper = Shipper(self._state, entry.link, self.reader, self._tail)
-        await ship(entry.shipper, mine)
+        await self._anchor(self.reader, mine)
+        entry.shipper = Shipper(self._state, entry.link, self.reader, self._tail, entry.route)
+        await ship(entry.shipper)
+
+    async def _anchor(self, reader: JournalReader, acknowledged: int) -> None:
+        """Find out how far behind a peer is that stands before what was counted since the start."""
+        if self.backlog.is_old(acknowledged):
+            behind = await reader.sets_after((await reader.position_of(acknowledged))[0])
+            self.backlog.anchor(acknowledged, self.backlog.newest - behind)
 
     def _shipped(self, link: Link, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -100,7 +124,29 @@ class NodeLinks:
             if peer_id not in self.acknowledged_hlc:
                 self.names[peer_id] = name
                 self.acknowledged_hlc[peer_id] = acknowledged
-                self.backlog.anchor(acknowledged, (await reader.position_of(acknowledged))[0])
+                await self._anchor(reader, acknowledged)
+
+    async def restore_relay(self, store: RelayStore) -> None:
+        """The same of what only a node with relay writes down."""
+        self.floors.clear()
+        self.floors.update(await store.floors())
+        self.peer_clocks = {**await store.peer_clocks(), **self.peer_clocks}
+        self.far_names = {**await store.members(), **self.far_names}
+
+    async def store_relay(self, store: RelayStore) -> None:
+        """Write down what :meth:`restore_relay` takes up, as far as it changed; and see what has left the journal."""
+        clocks = {peer: dict(clock) for peer, clock in self.peer_clocks.items() if self._stored.get(peer) != clock}
+        await store.store_peer_clocks(clocks)
+        self._stored.update(clocks)
+        if self.far_names != self._stored_names:
+            names = dict(self.far_names)
+            await store.store_members(names)
+            self._stored_names = names
+        self.floors.update(await store.floors())
+
+    def publish_relayed(self, seq: int, part: ChangeSetPart | None) -> None:
+        """A durable change set of another node, in the journal and covered by the clock; see :meth:`Tail.publish`."""
+        self._tail.publish(seq, part)
 
     def publish(self, seq: int, part: ChangeSetPart | None) -> None:
         """A durable change set of this node, whose end the clock names already; see :meth:`Tail.publish`."""
@@ -125,10 +171,14 @@ class NodeLinks:
         self._state.problem(f"tables {hello.node_name}", "; ".join(lines) + mend if lines else None)
 
     async def receive(self, link: Link, part: ChangeSetPart) -> None:
-        """Queue a part for the merge loop; a peer may only send its own changes."""
-        if part.header.origin != link.peer_id:
-            raise ProtocolError(f"{link.peer_name} (node {link.peer_id}) sent changes of node {part.header.origin}")
-        await self._inbox.put(part, link.grant)
+        """Queue a part for the merge loop; without relay a peer may only send its own changes."""
+        origin = part.header.origin
+        if origin != link.peer_id and not self.policy.relays(link.peer_name):
+            raise ProtocolError(f"{link.peer_name} (node {link.peer_id}) sent changes of node {origin}")
+        if origin == self._state.node_id:
+            link.grant(part_bytes(part))  # this node's own come back from a peer that did not know them for such
+            return
+        await self._inbox.put(part, link.grant, link.peer_id)
 
     def heartbeat(self, link: Link, heartbeat: Heartbeat) -> None:
         """An empty interval of the peer, and what its clock says."""
@@ -143,6 +193,59 @@ class NodeLinks:
             self._state.problem(f"ship {link.peer_name}", None)
         self.acknowledged_hlc[link.peer_id] = mine
         self.acknowledged_moved.set()
+        entry = self._open.get(link.peer_id)
+        if entry is not None and entry.link is link:
+            entry.route.learn(clock)
+            if entry.route.asked:
+                self.peer_clocks[link.peer_id] = clock
+
+    def name_of(self, node: int) -> str | None:
+        """The name of a node of the cluster, as far as it is known."""
+        if node == self._state.node_id:
+            return self._state.settings.node.name
+        return self.names.get(node) or self.far_names.get(node)
+
+    def _ask_relay(self, link: Link) -> None:
+        """Take other nodes' change sets on a link, if the configuration says so, and tell whom this node knows."""
+        if self.policy.relays(link.peer_name):
+            known = {**self.far_names, **self.names, self._state.node_id: self._state.settings.node.name}
+            link.ask_relay(known, self.policy.origins(link.peer_name))
+
+    def relay_asked(self, link: Link, relay: Relay) -> None:
+        """The peer takes other nodes' change sets, and names the nodes it knows."""
+        fresh = {node: name for node, name in relay.names.items() if self.name_of(node) is None}
+        self.far_names.update(fresh)
+        entry = self._open[link.peer_id]
+        if self.policy.relays(link.peer_name):
+            self.peer_clocks.setdefault(link.peer_id, entry.route.known)
+            entry.route.open(self.policy.origins(link.peer_name), relay.origins)
+        if fresh:
+            for other in self._open.values():
+                other.route.renamed()
+                if other is not entry:
+                    self._ask_relay(other.link)
+        self._tail.wake()
+
+    def closed(self, link: Link, closed: Closed) -> None:
+        """Empty intervals of other nodes."""
+        if not self.policy.relays(link.peer_name):
+            raise ProtocolError(f"{link.peer_name} (node {link.peer_id}) spoke for other nodes")
+        for origin, (from_hlc, hlc) in closed.intervals.items():
+            if origin not in (self._state.node_id, link.peer_id):
+                self._inbox.close_relayed(origin, from_hlc, hlc, self._state.clock.get(origin, 0))
+
+    def have_merged(self, peers: Collection[str], ends: Mapping[int, int]) -> bool:
+        """Whether every one of the peers to which change sets of other nodes go has merged them up to an hlc each."""
+        ids = {name: peer_id for peer_id, name in self.names.items()}
+        for peer in peers:
+            peer_id = ids.get(peer, 0)
+            if peer_id in self._open and peer_id not in self.peer_clocks:
+                continue  # it takes none
+            clock = self.peer_clocks.get(peer_id, {})
+            for origin, hlc in ends.items():
+                if origin != peer_id and self.policy.takes(peer, self.name_of(origin)) and clock.get(origin, 0) < hlc:
+                    return False
+        return True
 
     def barrier_requested(self, link: Link, number: int) -> None:
         """The peer asks what this node has; answered by :class:`sidecar.node.waits.Waits`."""
@@ -182,16 +285,32 @@ class NodeLinks:
         return {self.names[peer_id] for peer_id in self._open}
 
     def resync(self, origin: int) -> None:
-        """Make a peer send again from what is merged here: a new link starts at the clock of its hello."""
-        entry = self._open.get(origin)
-        if entry is not None:
-            entry.link.close("a change set is missing; send again from the clock of the next hello")
+        """Make everybody who sends an origin's changes send again from what is merged here: a new link starts at the
+        clock of its hello."""
+        for entry in self._open.values():
+            if entry.link.peer_id == origin or self.policy.relays(entry.link.peer_name):
+                entry.link.close("a change set is missing; send again from the clock of the next hello")
 
     def beat(self) -> None:
         """A heartbeat on every link."""
         for entry in self._open.values():
             if entry.shipper is not None:
                 entry.shipper.heartbeat()
+                if self.policy.any:
+                    self._tell_below(entry)
+
+    def _tell_below(self, entry: _OpenLink) -> None:
+        """A peer that nobody has brought what is no longer in this journal of other nodes."""
+        peer, below = entry.link, entry.route.below
+        now = asyncio.get_running_loop().time()
+        if not below:
+            self._below_since.pop(peer.peer_id, None)
+            self._state.problem(f"relay {peer.peer_name}", None)
+        elif now - self._below_since.setdefault(peer.peer_id, now) >= BELOW_TOLD_S:
+            names = ", ".join(sorted(self.name_of(node) or f"node {node}" for node in below))
+            mend = "link it to a node that does, or make it anew, see docs/operations.md"
+            line = f"{peer.peer_name} lacks changes of {names} that this journal does not hold; {mend}"
+            self._state.problem(f"relay {peer.peer_name}", line)
 
     def unacknowledged(self, peer_id: int) -> int | None:
         """Change sets of this node that a peer has not merged durably; ``None`` when it is not known."""

@@ -30,6 +30,7 @@ from sidecar.postgres.catalogue_session import CatalogueSession
 from sidecar.postgres.journal import JournalReader, JournalStart, JournalWriter
 from sidecar.postgres.merge import Merger
 from sidecar.postgres.problem import errors
+from sidecar.postgres.relay import RelayStore, RelayWriter
 from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.session import Session
 from sidecar.postgres.wait_board import WaitBoard
@@ -139,6 +140,7 @@ class Node:
             self._resume(start)
             reader = JournalReader(sessions.upkeep)
             self._reader = reader
+            await self._start_relay(RelayStore(reader), start)
             self._links.reader = reader
             await self._links.restore(reader)
             await self._refresh(sessions.catalogue)
@@ -170,6 +172,7 @@ class Node:
                 state.writer_lock,
                 wait_locked_ms=state.settings.limits.capture_wait_locked_ms,
                 beat=self._pulse.merge_beats,
+                relay=RelayWriter(writer) if self._links.policy.any else None,
             )
             applier = Applier(
                 state,
@@ -178,6 +181,7 @@ class Node:
                 self._pulse,
                 acknowledge=self._links.acknowledge,
                 resync=self._links.resync,
+                publish=self._links.publish_relayed if self._links.policy.any else None,
             )
             waits = Waits(state, self.progress, WaitBoard(sessions.waits, reader), reader, self._links)
             self._links.ready.set()
@@ -199,6 +203,14 @@ class Node:
                 waits.answer_barriers(),
                 waits.store_answers(),
             )
+
+    async def _start_relay(self, store: RelayStore, start: JournalStart) -> None:
+        """Whether what is merged from now on is put into the journal."""
+        if self._links.policy.any:
+            await store.begin()
+            await self._links.restore_relay(store)
+        elif start.relaying:
+            await store.stop()
 
     async def _open_sessions(self, stack: contextlib.AsyncExitStack) -> _Sessions:
         settings = self.state.settings

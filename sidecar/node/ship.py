@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-import msgspec
-
 from sidecar.core.changes import ChangeSetPart
 from sidecar.errors import TransientError
+from sidecar.node.relay import Route
 from sidecar.node.state import NodeState
 from sidecar.peers.link import Link
 from sidecar.postgres.journal import JournalReader
+from sidecar.postgres.relay import RelayStore
 
 TAIL_BYTES_MAX = 16 * 1024 * 1024
 """Newest parts kept in memory for links that keep up; one link window, a link further behind reads the journal."""
@@ -56,6 +56,10 @@ class Tail:
             while self._bytes > self._bytes_max:
                 self._before, dropped = self._parts.popleft()
                 self._bytes -= len(dropped.body)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let every link look at what there is to do."""
         asyncio.get_running_loop().create_task(self._wake())
 
     async def _wake(self) -> None:
@@ -72,24 +76,29 @@ class Tail:
 class Shipper:
     """Feeds one link from where the peer stands until the link ends."""
 
-    def __init__(self, state: NodeState, link: Link, reader: JournalReader, tail: Tail) -> None:
+    def __init__(self, state: NodeState, link: Link, reader: JournalReader, tail: Tail, route: Route) -> None:
         self._state = state
         self._link = link
         self._reader = reader
         self._tail = tail
+        self._route = route
         self._seq = 0
         self._part = WHOLE
-        self.sent_hlc = 0
         self.caught_up = False
 
-    async def run(self, acknowledged: int) -> None:
-        """``acknowledged``: how far the peer's clock covers this node. Returns or raises when the link ends."""
-        self._seq, dropped_hlc = await self._reader.position_of(acknowledged)
-        if self._lost(acknowledged, dropped_hlc):
+    @property
+    def sent_hlc(self) -> int:
+        """Up to where the peer has this node's own change sets, or was sent them."""
+        return self._route.has(self._state.node_id)
+
+    async def run(self) -> None:
+        """Returns or raises when the link ends."""
+        if await self._position():
             return
         self._state.problem(f"journal {self._link.peer_name}", None)
-        self.sent_hlc = acknowledged
         while self._link.is_open:
+            if self._route.stale and self._part == WHOLE and await self._position():
+                return
             newest = self._tail.newest_seq
             # The rest of a change set that was begun is in the journal only; the tail knows whole ones.
             parts = self._tail.after(self._seq) if self._part == WHOLE else None
@@ -97,16 +106,13 @@ class Shipper:
             if parts is None:
                 parts = await self._reader.parts_after(self._seq, self._part, READ_PARTS)
                 # The bound may have been reached while this link was behind.
-                if self._lost(self.sent_hlc, (await self._reader.position_of(self.sent_hlc))[1]):
+                if self._lost((await self._reader.position_of(self.sent_hlc))[1]):
                     return
+                await self._look_at_floors()
             for seq, part in parts:
-                await self._link.send_part(self._joined(part))
-                if self._state.settings.lab.send_twice and part.header.part == 0 and part.header.last:
-                    await self._link.send_part(self._joined(part))
+                await self._send(part)
                 self._seq = seq
                 self._part = WHOLE if part.header.last else part.header.part
-                if part.header.last:
-                    self.sent_hlc = part.header.to_hlc
             if from_journal and parts:
                 continue
             if from_journal and not parts:
@@ -115,9 +121,38 @@ class Shipper:
                 self._part = WHOLE
             await self._wait()
 
-    def _lost(self, has_hlc: int, dropped_hlc: int) -> bool:
+    async def _position(self) -> bool:
+        """Go to the first change set of the journal that the peer lacks; True when it is not there any more."""
+        self.caught_up = False
+        newest, own_end = self._tail.newest_seq, self._state.journal_end
+        clock = self._route.lacking_from(self._state.clock)
+        seq, dropped_hlc = await self._reader.position_of(self.sent_hlc)
+        if self._route.relays:
+            if own_end <= self.sent_hlc:
+                seq = newest  # what stands behind its own last one are others' only
+            first = await RelayStore(self._reader).first_lacking(clock)
+            seq = seq if first is None else min(seq, first - 1)
+        self._seq = seq
+        await self._look_at_floors()
+        return self._lost(dropped_hlc)
+
+    async def _look_at_floors(self) -> None:
+        """After every reading of the journal: what has left it meanwhile is not taken for sent."""
+        if self._route.relays:
+            self._route.floors.update(await RelayStore(self._reader).floors())
+
+    async def _send(self, part: ChangeSetPart) -> None:
+        admitted = self._route.admit(part)
+        if admitted is None:
+            return
+        await self._link.send_part(admitted)
+        if self._state.settings.lab.send_twice and part.header.part == 0 and part.header.last:
+            await self._link.send_part(admitted)
+        self._route.sent(admitted.header)
+
+    def _lost(self, dropped_hlc: int) -> bool:
         """Whether the journal's bound took changes that the peer does not have: never passed over (invariant 3)."""
-        if has_hlc >= dropped_hlc:
+        if self.sent_hlc >= dropped_hlc:
             return False
         peer = self._link.peer_name
         line = f"{peer} needs changes that are no longer in this journal; make it anew, see docs/operations.md"
@@ -125,17 +160,9 @@ class Shipper:
         self._link.close(line)
         return True
 
-    def _joined(self, part: ChangeSetPart) -> ChangeSetPart:
-        """The part, reaching back to what the link was sent before: nothing was committed in between, but the peer may
-        not have been told (a heartbeat missed while the link was down)."""
-        if part.header.from_hlc <= self.sent_hlc:
-            return part
-        header = msgspec.structs.replace(part.header, from_hlc=self.sent_hlc)
-        return ChangeSetPart(header=header, body=part.body)
-
     async def _wait(self) -> None:
         async with self._tail.moved:
-            if self._tail.newest_seq > self._seq or not self._link.is_open:
+            if self._tail.newest_seq > self._seq or not self._link.is_open or self._route.stale:
                 return
             self.caught_up = True
             try:
@@ -156,11 +183,15 @@ class Shipper:
             self._link.send_heartbeat(own, self.sent_hlc)
         elif self._link.is_open:
             self._link.send_heartbeat(0, 0)
+        if self._route.relays and self.caught_up and not pending and not self._route.stale:
+            intervals = self._route.closed(self._state.clock)
+            if intervals:
+                self._link.send_closed(intervals)
 
 
-async def ship(shipper: Shipper, acknowledged: int) -> None:
+async def ship(shipper: Shipper) -> None:
     """A link's sending task: a link that ends is no error here."""
     try:
-        await shipper.run(acknowledged)
+        await shipper.run()
     except TransientError:
         return

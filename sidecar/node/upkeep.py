@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from sidecar.core.hlc import to_ms
 from sidecar.node.links import NodeLinks
@@ -11,6 +12,7 @@ from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.peers.mesh import PeerMesh
 from sidecar.peers.status import PeerPhase
 from sidecar.postgres.journal import JournalReader, JournalWriter
+from sidecar.postgres.relay import RelayStore
 
 CLOSE_WAIT_S = 5.0
 """How long a heartbeat waits for capture to pass its position; capture that is further behind closes nothing."""
@@ -76,6 +78,8 @@ async def peers_loop(state: NodeState, reader: JournalReader, links: NodeLinks, 
                 round_trip_ms=peer.round_trip_ms,
                 last_error=peer.last_error,
             )
+        if links.policy.any:
+            await links.store_relay(RelayStore(reader))
         if loop.time() - trimmed >= TRIM_S:
             trimmed = loop.time()
             await _trim(state, reader, links)
@@ -88,7 +92,8 @@ async def _trim(state: NodeState, reader: JournalReader, links: NodeLinks) -> No
     # a node that is only dialled, every peer that was ever seen does.
     names = {peer.name for peer in state.settings.peers} | links.linked() if state.settings.peers else set(by_name)
     slowest = min((by_name.get(name, 0) for name in names), default=0)
-    state.journal_bytes, lost = await reader.trim(slowest, limits.journal_bytes_max)
+    relayed = partial(links.have_merged, names) if links.policy.any else None
+    state.journal_bytes, lost = await reader.trim(slowest, limits.journal_bytes_max, relayed)
     for name in lost:
         state.problem(
             f"journal {name}",

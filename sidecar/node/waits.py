@@ -154,7 +154,7 @@ class ClockWaits:
     def _check_known(self, clock: VersionVector) -> None:
         if not self._state.clock:
             return  # not read yet
-        unknown = clock.keys() - {self._state.node_id, *self._state.clock, *self._links.names}
+        unknown = clock.keys() - {self._state.node_id, *self._state.clock, *self._links.names, *self._links.far_names}
         if unknown:
             raise UsageError(
                 f"the token speaks of node {min(unknown)}, which is not known here",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar.core.changes import ChangeSetPart
-from sidecar.core.wire.messages import BarrierAnswer, Heartbeat, Hello
+from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Relay
 
 if TYPE_CHECKING:
     from sidecar.peers.link import Link
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 class PeerHandler(Protocol):
     """Implemented by the node. For one link the calls come in this order: ``connected``, then any number of ``receive``
-    (one at a time), ``heartbeat``, ``acknowledged`` and ``barrier_...``, then ``disconnected`` once. A peer has at most
-    one link: the ``disconnected`` of the older one is over before the ``connected`` of the next.
+    (one at a time), ``heartbeat``, ``acknowledged``, ``barrier_...``, ``relay_asked`` and ``closed``, then
+    ``disconnected`` once. A peer has at most one link: the ``disconnected`` of the older one is over before the
+    ``connected`` of the next.
     """
 
     def hello(self) -> Hello:
@@ -48,6 +49,14 @@ class PeerHandler(Protocol):
 
     def barrier_answered(self, link: Link, answer: BarrierAnswer) -> None:
         """What the peer had when it read a request of this node."""
+        ...
+
+    def relay_asked(self, link: Link, relay: Relay) -> None:
+        """The peer takes change sets of other nodes on this link. May come again with more names."""
+        ...
+
+    def closed(self, link: Link, closed: Closed) -> None:
+        """Empty intervals of other nodes, told behind every part that the peer sent before them."""
         ...
 
     def disconnected(self, link: Link, error: Exception | None) -> None:

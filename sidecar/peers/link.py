@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sidecar.core.changes import ChangeSetPart
-from sidecar.core.wire.messages import SINCE, Ack, BarrierAnswer, BarrierRequest, Goodbye, Heartbeat, Hello
+from sidecar.core.wire.messages import (
+    SINCE,
+    Ack,
+    BarrierAnswer,
+    BarrierRequest,
+    Closed,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Relay,
+)
 from sidecar.core.wire.roundtrip import RoundTrip
 from sidecar.errors import ProtocolError, SidecarError, TransientError
 from sidecar.peers.connection import Connection
@@ -50,6 +60,9 @@ class Link:
         self._now_ms = now_ms
         self._round_trip = RoundTrip()
         self._parts: asyncio.Queue[ChangeSetPart] = asyncio.Queue()
+        self._parts_read = self._parts_delivered = 0
+        # Intervals, and how many parts were read before them. One waits at a time; what comes meanwhile comes again.
+        self._closed: tuple[int, Closed] | None = None
         self._sending = asyncio.Lock()
         self._credit = asyncio.Event()
         self._granted_bytes = 0
@@ -119,6 +132,17 @@ class Link:
         if self.is_open:
             self._connection.write(BarrierAnswer(number=number, clock=dict(clock)))
 
+    def ask_relay(self, names: Mapping[int, str], origins: Sequence[str] | None) -> None:
+        """Tell the peer that change sets of other nodes are taken on this link; a peer that speaks a version without
+        them sends its own only."""
+        if self.is_open and self._session.protocol >= SINCE[Relay]:
+            self._connection.write(Relay(names=dict(names), origins=None if origins is None else list(origins)))
+
+    def send_closed(self, intervals: Mapping[int, tuple[int, int]]) -> None:
+        """Tell the peer, which has asked for relay, in which intervals other nodes committed nothing."""
+        if self.is_open:
+            self._connection.write(Closed(dict(intervals)))
+
     def close(self, reason: str) -> None:
         """End the link with a farewell; ``ended`` is set when that is done."""
         if not self._closing.done():
@@ -176,6 +200,7 @@ class Link:
             self.state.last_seen_ms = self._now_ms()
             match message:
                 case ChangeSetPart():
+                    self._parts_read += 1
                     self._parts.put_nowait(message)
                 case Ack():
                     self._credit.set()
@@ -186,6 +211,11 @@ class Link:
                     self._handler.barrier_requested(self, message.number)
                 case BarrierAnswer():
                     self._handler.barrier_answered(self, message)
+                case Relay():
+                    self._handler.relay_asked(self, message)
+                case Closed():
+                    self._closed = self._closed or (self._parts_read, message)
+                    self._tell_closed()
                 case Goodbye():
                     self.state.last_error = f"{self.peer_name} closed the link: {message.reason}"
                     return
@@ -203,6 +233,14 @@ class Link:
             part = await self._parts.get()
             self.state.change_sets_in += part.header.last
             await self._handler.receive(self, part)
+            self._parts_delivered += 1
+            self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        """Intervals are told behind the parts that were read before them: they begin where those end."""
+        if self._closed is not None and self._parts_delivered >= self._closed[0]:
+            (_, closed), self._closed = self._closed, None
+            self._handler.closed(self, closed)
 
     async def _watch(self) -> None:
         interval_s = self._silent_s / KEEPALIVES

@@ -31,6 +31,9 @@ DROP_LOCK_TIMEOUT_MS = 100
 """A partition that is being read is dropped with a later round."""
 
 
+Covered = Callable[[Mapping[int, int]], bool]
+"""Whether every peer that would be sent them has merged the change sets of other nodes up to an hlc by origin."""
+
 GONE_ERRORS = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError)
 """A table that was dropped, renamed or given away since its changes were made."""
 
@@ -49,6 +52,8 @@ class JournalStart:
     context: dict[int, int]
     end_hlc: int
     """The end of this node's own last change set; ``to_hlc`` also rises with heartbeats."""
+    relaying: bool = False
+    """Whether the journal also holds what was merged of late."""
 
 
 class JournalWriter:
@@ -86,7 +91,7 @@ class JournalWriter:
         partitions = await connection.fetch(self._sql["partitions"])
         self._filled_bytes = partitions[-1]["bytes"] if partitions else 0
         at = (row["slot"], row["lsn"], row["to_hlc"], row["seq"])
-        return JournalStart(row["id"], row["hlc"], *at, clock, context, end_hlc)
+        return JournalStart(row["id"], row["hlc"], *at, clock, context, end_hlc, row["relaying"])
 
     @asynccontextmanager
     async def change_set(self) -> AsyncIterator[None]:
@@ -111,6 +116,19 @@ class JournalWriter:
         if seq % self._partition_rows == 0:
             self._filled_bytes = 0
         return seq
+
+    async def take_number(self, size_bytes: int) -> int:
+        """The number of a change set of another node, whose parts have this size; its partition is there."""
+        seq = self._next_seq()
+        await self._ensure_partition(seq)
+        self.seq = seq
+        self._filled_bytes += size_bytes
+        return seq
+
+    async def make_partitions(self, sets: int) -> None:
+        """Make the partitions in which the next change sets will stand, if there are no more than ``sets`` of them."""
+        for seq in (self.seq + 1, self.seq + sets):
+            await self._ensure_partition(seq)
 
     async def write_part(
         self, header: ChangeSetHeader, changes: list[LocalChanges], specs: Mapping[int, TableSpec]
@@ -334,6 +352,18 @@ class JournalReader:
             await self._session.connection.execute(statement, *arguments)
 
     @_uninterrupted
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """The same with an answer."""
+        async with self._lock:
+            return list(await self._session.connection.fetch(statement, *arguments))
+
+    @_uninterrupted
+    async def sets_after(self, seq: int) -> int:
+        """How many change sets of this node stand after a position."""
+        async with self._lock:
+            return int(await self._session.connection.fetchval(self._sql["sets_after"], seq))
+
+    @_uninterrupted
     async def known_peers(self) -> list[tuple[int, str, int]]:
         """Id, name and acknowledged hlc of every peer that was ever linked."""
         async with self._lock:
@@ -369,15 +399,16 @@ class JournalReader:
         ]
 
     @_uninterrupted
-    async def trim(self, acknowledged: int, bytes_max: int) -> tuple[int, list[str]]:
+    async def trim(self, acknowledged: int, bytes_max: int, covered: Covered | None = None) -> tuple[int, list[str]]:
         """Drop partitions that every peer has merged up to hlc ``acknowledged``, and the oldest beyond ``bytes_max``.
+        On a node with relay ``covered`` says of the ends of the change sets of other nodes whether nobody needs them.
 
         Returns the journal's bytes and the names of peers that lost changes by the bound.
         """
         async with self._lock:
-            return await self._trim(acknowledged, bytes_max)
+            return await self._trim(acknowledged, bytes_max, covered)
 
-    async def _trim(self, acknowledged: int, bytes_max: int) -> tuple[int, list[str]]:
+    async def _trim(self, acknowledged: int, bytes_max: int, covered: Covered | None) -> tuple[int, list[str]]:
         connection = self._session.connection
         done = await connection.fetchval(self._sql["acknowledged_seq"], acknowledged)
         partitions = list(await connection.fetch(self._sql["partitions"]))
@@ -385,24 +416,32 @@ class JournalReader:
         lost: list[str] = []
         # The newest partition stays: it is the one being written.
         for row in partitions[:-1]:
+            name = f"crdt_state.{quote(row['name'])}"
+            ends: dict[int, int] = {}
             merged = done is not None and row["end_seq"] - 1 <= done
+            if covered is not None:
+                query = f"SELECT origin, max(to_hlc) AS hlc FROM {name} WHERE last GROUP BY origin"
+                found = {end["origin"]: end["hlc"] for end in await connection.fetch(query)}
+                merged = found.pop(None, 0) <= acknowledged and covered(found)
+                ends = found
             if not merged and total <= bytes_max:
                 break
-            name = f"crdt_state.{quote(row['name'])}"
-            last = await connection.fetchval(f"SELECT coalesce(max(to_hlc), 0) FROM {name}")
+            last = await connection.fetchval(f"SELECT coalesce(max(to_hlc), 0) FROM {name} WHERE origin IS NULL")
             try:
-                lost += await self._drop(name, last, lossless=merged)
+                lost += await self._drop(name, last, ends, lossless=merged)
             except asyncpg.LockNotAvailableError:
                 break
             total -= row["bytes"]
         return total, lost
 
-    async def _drop(self, name: str, last: int, *, lossless: bool) -> list[str]:
+    async def _drop(self, name: str, last: int, ends: Mapping[int, int], *, lossless: bool) -> list[str]:
         connection = self._session.connection
         async with self._session.own_transaction():
             # Dropping waits for every reader of the journal (pg_dump), and capture would wait behind it.
             await connection.execute(f"SET LOCAL lock_timeout = '{DROP_LOCK_TIMEOUT_MS}ms'")
             await connection.execute(self._sql["store_dropped"], last)
+            if ends:
+                await connection.execute(self._sql["raise_floors"], list(ends), list(ends.values()))
             marked = [] if lossless else await connection.fetch(self._sql["mark_journal_lost"], last)
             await connection.execute(f"DROP TABLE {name}")
         return [peer["name"] for peer in marked]

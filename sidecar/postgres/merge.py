@@ -28,6 +28,7 @@ from sidecar.core.merge.staging import Argument, Shape, Statement, bind, full_sh
 from sidecar.core.merge.unique import parked_columns, unpark_statement
 from sidecar.core.pgoutput import parse_lsn, record_end
 from sidecar.errors import ApplyError, DirtyRowsError, HeldError, ProtocolError, TransientError
+from sidecar.postgres.relay import Relayed, RelayWriter
 from sidecar.postgres.session import Privileges, Session
 from sidecar.postgres.statements import load
 
@@ -86,12 +87,14 @@ class MergeUnit:
 @dataclass(slots=True)
 class MergeSet:
     """One change set, ready to merge. ``header`` is the last part's. The tables are read anew for every pass, so that a
-    change set of any size is merged part by part; only the notes stay in memory."""
+    change set of any size is merged part by part; only the notes stay in memory. ``relayed``: what of it goes into the
+    journal."""
 
     header: ChangeSetHeader
     tables: Callable[[], Iterator[TableChanges]]
     catalogue: Mapping[str, TableSpec]
     notes: dict[int, UnitNotes] = field(default_factory=dict)
+    relayed: Relayed | None = None
 
 
 class Batch:
@@ -116,6 +119,10 @@ class Batch:
         for i, unit in enumerate(combine([merge_set.tables() for merge_set in self.sets], origins)):
             notes = self._notes.setdefault(i, UnitNotes())
             yield MergeUnit(local_table(catalogue, unit.changes), unit.changes, unit.members, notes)
+
+    def relayed(self) -> list[Relayed]:
+        """What goes into the journal."""
+        return [merge_set.relayed for merge_set in self.sets if merge_set.relayed is not None]
 
     def intervals(self) -> Iterator[tuple[int, int, int]]:
         """Per origin the interval ``(origin, from_hlc, to_hlc)`` that its change sets cover together."""
@@ -151,12 +158,14 @@ def local_table(catalogue: Mapping[str, TableSpec], changes: TableChanges) -> Ta
 
 @dataclass(slots=True)
 class MergeResult:
-    """What a merge did. ``locked_s``: how long user rows may have been locked for it, in seconds."""
+    """What a merge did. ``locked_s``: how long user rows may have been locked for it, in seconds. ``numbers``: those of
+    the change sets in the journal; none without relay."""
 
     rows: int = 0
     conflicts: int = 0
     quarantined: int = 0
     locked_s: float = 0.0
+    numbers: list[int] = field(default_factory=list)
 
 
 def _tell(observe: Observe, sets: Sequence[MergeSet]) -> None:
@@ -176,6 +185,7 @@ class Merger:
         *,
         wait_locked_ms: int,
         beat: Callable[[], None] = lambda: None,
+        relay: RelayWriter | None = None,
     ) -> None:
         self._session = session
         self._gate = gate
@@ -186,6 +196,7 @@ class Merger:
         self._sql = load("journal")
         self._wait_s = wait_locked_ms / 1000
         self._beat = beat
+        self._relay = relay
 
     @property
     def session(self) -> Session:
@@ -195,9 +206,10 @@ class Merger:
         """First try: merge the sets in one transaction; :class:`DirtyRowsError` when rows are not clean.
         ``observe(header)`` is called before the commit makes the remote values visible."""
         batch, result = Batch(sets), MergeResult()
-        async with self._writer, self._session.own_transaction():
+        async with self._writer, self._numbered(batch, result), self._session.own_transaction():
             started = time.perf_counter()
             await self._merge_batch(batch, result)
+            await self._append(batch, result)
             _tell(observe, sets)
         result.locked_s = time.perf_counter() - started
         return result
@@ -211,12 +223,16 @@ class Merger:
         time, up to LOCKED_WAIT_S_MAX, because rows that are written all the time are clean only while they are locked.
         """
         batch, result = Batch(sets), MergeResult()
+        if self._relay is not None:
+            async with self._writer:
+                await self._relay.make_room(len(sets))
         started = time.perf_counter()
-        async with self._locked(batch, min(LOCKED_WAIT_S_MAX, self._wait_s * 2.0 ** min(tries, 12))):
+        async with self._locked(batch, result, min(LOCKED_WAIT_S_MAX, self._wait_s * 2.0 ** min(tries, 12))):
             if isolate:
                 await self._isolate_batch(batch, result)
             else:
                 await self._merge_batch(batch, result)
+            await self._append(batch, result)
             _tell(observe, sets)
         result.locked_s = time.perf_counter() - started
         return result
@@ -224,14 +240,29 @@ class Merger:
     async def rewrite(self, merge_set: MergeSet, ids: list[int]) -> None:
         """Bring queued local rows to their merged values, and take them out of the queue."""
         batch, result = Batch([merge_set]), MergeResult()
-        async with self._locked(batch, self._wait_s):
+        async with self._locked(batch, result, self._wait_s):
             for unit in batch.units():
                 await self.merge_unit(batch, unit, result)
             await self._session.connection.execute(self._sql["forget_rewrites"], ids)
 
     @asynccontextmanager
-    async def _locked(self, batch: Batch, wait_s: float) -> AsyncIterator[None]:
-        """An own transaction with all user rows of the batch locked and clean, and the writer lock."""
+    async def _numbered(self, batch: Batch, result: MergeResult) -> AsyncIterator[None]:
+        """With numbers of the journal for the change sets that are relayed."""
+        relayed = batch.relayed()
+        if self._relay is None or not relayed:
+            yield
+            return
+        async with self._relay.numbers(relayed) as numbers:
+            result.numbers = numbers
+            yield
+
+    async def _append(self, batch: Batch, result: MergeResult) -> None:
+        if self._relay is not None and result.numbers:
+            await self._relay.append(self._session, result.numbers, batch.relayed())
+
+    @asynccontextmanager
+    async def _locked(self, batch: Batch, result: MergeResult, wait_s: float) -> AsyncIterator[None]:
+        """An own transaction with all user rows of the batch locked and clean, the writer lock, and numbers."""
         async with contextlib.AsyncExitStack() as stack:
             await self._session.begin()
             try:
@@ -243,6 +274,7 @@ class Merger:
                         await stack.enter_async_context(self._writer)
                 except TimeoutError:
                     raise DirtyRowsError("capture is writing; the rows are let go meanwhile") from None
+                await stack.enter_async_context(self._numbered(batch, result))
                 yield
                 await self._session.commit()
             except BaseException:

@@ -78,9 +78,8 @@ class Faults:
 
     async def _links(self) -> None:
         cluster, rng = self._cluster, random.Random(self._random.random())
-        pairs = [(a, b) for a in range(len(cluster.nodes)) for b in range(a)]
         while await self._pause(0.1, 0.8):
-            a, b = rng.choice(pairs)
+            a, b = rng.choice(cluster.edges)
             what = rng.choice(("cut", "reset", "slow", "narrow", "black hole"))
             self.happened[what] += 1
             proxies = cluster.links(a, b)

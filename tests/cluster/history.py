@@ -55,7 +55,7 @@ class Journal:
     @classmethod
     async def read(cls, dsn: str) -> Journal:
         async with await psycopg.AsyncConnection.connect(dsn) as connection:
-            query = "SELECT from_hlc, header FROM crdt_state.journal WHERE last ORDER BY seq"
+            query = "SELECT from_hlc, header FROM crdt_state.journal WHERE last AND origin IS NULL ORDER BY seq"
             rows = await (await connection.execute(query)).fetchall()
         headers = [msgspec.msgpack.decode(header, type=ChangeSetHeader) for _, header in rows]
         return cls([from_hlc for from_hlc, _ in rows], headers)

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
-from sidecar.core.wire.messages import PROTOCOL_MAX, PROTOCOL_MIN, BarrierAnswer, Heartbeat, Hello, part_bytes
+from sidecar.core.wire.messages import (
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    BarrierAnswer,
+    Closed,
+    Heartbeat,
+    Hello,
+    Relay,
+    part_bytes,
+)
 from sidecar.peers.link import Link
 from sidecar.peers.mesh import PeerMesh
 from sidecar.settings import Settings, TlsSettings
@@ -55,6 +64,8 @@ class Node:
     parts: list[tuple[str, ChangeSetPart]] = field(default_factory=list)
     heartbeats: list[tuple[str, Heartbeat]] = field(default_factory=list)
     barriers: list[tuple[str, BarrierAnswer]] = field(default_factory=list)
+    relays: list[tuple[str, Relay]] = field(default_factory=list)
+    intervals: list[tuple[str, Closed, int]] = field(default_factory=list)
     clocks: dict[str, dict[int, int]] = field(default_factory=dict)
     events: list[tuple[str, str, Exception | None]] = field(default_factory=list)
     received_bytes: int = 0
@@ -107,6 +118,12 @@ class Node:
 
     def barrier_answered(self, link: Link, answer: BarrierAnswer) -> None:
         self.barriers.append((link.peer_name, answer))
+
+    def relay_asked(self, link: Link, relay: Relay) -> None:
+        self.relays.append((link.peer_name, relay))
+
+    def closed(self, link: Link, closed: Closed) -> None:
+        self.intervals.append((link.peer_name, closed, len(self.parts)))
 
     def disconnected(self, link: Link, error: Exception | None) -> None:
         self.events.append(("down", link.peer_name, error))

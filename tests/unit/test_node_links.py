@@ -40,6 +40,9 @@ class Link:
     def send_heartbeat(self, hlc: int, from_hlc: int) -> None:
         pass
 
+    def send_heartbeat(self, hlc: int, from_hlc: int) -> None:
+        pass
+
     def grant(self, size: int) -> None:
         pass
 
@@ -100,8 +103,12 @@ class Journal:
     async def position_of(self, acknowledged: int) -> tuple[int, int]:
         return 0, 0
 
+    async def sets_after(self, seq: int) -> int:
+        return 1
+
     async def parts_after(self, seq: int, part: int, limit: int) -> list[tuple[int, ChangeSetPart]]:
-        return [(1, make_part(0, last=True))]
+        header = ChangeSetHeader(origin=1, from_hlc=0, to_hlc=10, context={})
+        return [(1, ChangeSetPart(header=header, body=b"x"))]
 
 
 async def test_what_cannot_be_sent_is_a_problem_until_the_peer_has_it(links: NodeLinks) -> None:

@@ -121,6 +121,9 @@ async def test_a_peer_known_from_before_is_counted_before_it_is_linked(node: Nod
         async def position_of(self, acknowledged: int) -> tuple[int, int]:
             return 7, 0
 
+        async def sets_after(self, seq: int) -> int:
+            return 3
+
     reader: Any = Reader()
     node.links.backlog.start(10, 1000)
     await node.links.restore(reader)

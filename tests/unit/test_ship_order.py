@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
 from sidecar.lab.waiting import wait_until
+from sidecar.node.relay import Route
 from sidecar.node.ship import READ_PARTS, Shipper, Tail
 from sidecar.node.state import NodeState
 from sidecar.settings import NodeSettings, Settings
@@ -84,8 +85,13 @@ class Lab:
         self.journal = Journal()
         self.tail = Tail(tail_bytes)
         self.link = Link()
-        self.shipper = Shipper(self.state, self.link, self.journal, self.tail)  # type: ignore[arg-type]
         self.seq = 0
+
+    def ship(self, acknowledged: int = 0) -> asyncio.Task[None]:
+        """Begin to send to a peer that has this node's changes up to an hlc."""
+        route = Route(1, 2, {1: acknowledged})
+        self.shipper = Shipper(self.state, self.link, self.journal, self.tail, route)  # type: ignore[arg-type]
+        return asyncio.create_task(self.shipper.run())
 
     def write(self, parts: int = 1, size: int = 10) -> None:
         """Durable, then published, as capture does it; a set of several parts is published without them."""
@@ -101,7 +107,7 @@ class Lab:
 async def lab():
     lab = Lab()
     tasks: list[asyncio.Task[None]] = []
-    lab.start = lambda acknowledged=0: tasks.append(asyncio.create_task(lab.shipper.run(acknowledged)))  # type: ignore[attr-defined]
+    lab.start = lambda acknowledged=0: tasks.append(lab.ship(acknowledged))  # type: ignore[attr-defined]
     yield lab
     for task in tasks:
         task.cancel()
@@ -156,7 +162,7 @@ async def test_a_link_resumes_after_what_the_peer_acknowledged(lab: Lab) -> None
 async def test_no_gap_and_no_duplicate_under_random_races(seed: int) -> None:
     lab = Lab(tail_bytes=200)
     random_ = random.Random(seed)
-    task = asyncio.create_task(lab.shipper.run(0))
+    task = lab.ship()
     try:
         for _ in range(200):
             lab.write(parts=random_.choice([1, 1, 1, 1, 2, READ_PARTS + 3]), size=random_.choice([1, 10, 150]))

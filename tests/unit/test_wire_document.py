@@ -16,11 +16,13 @@ from sidecar.core.wire.messages import (
     Ack,
     BarrierAnswer,
     BarrierRequest,
+    Closed,
     Fragment,
     Goodbye,
     Heartbeat,
     Hello,
     Message,
+    Relay,
     encode_message,
 )
 
@@ -37,6 +39,8 @@ EXAMPLES: list[Message] = [
     BarrierRequest(7),
     BarrierAnswer(number=7, clock={1: 5}),
     Fragment(b"\x28\xb5"),
+    Relay(names={1: "a"}, origins=["b"]),
+    Closed({3: (5, 9)}),
 ]
 
 

@@ -20,12 +20,14 @@ from sidecar.core.wire.messages import (
     Ack,
     BarrierAnswer,
     BarrierRequest,
+    Closed,
     Fragment,
     Goodbye,
     Heartbeat,
     Hello,
     Message,
     Refuse,
+    Relay,
     clock_patch,
     decode_message,
     encode_message,
@@ -76,6 +78,12 @@ messages = st.one_of(
     st.builds(BarrierRequest, counts),
     st.builds(Fragment, st.binary(max_size=100)),
     st.builds(BarrierAnswer, number=counts, clock=clocks),
+    st.builds(
+        Relay,
+        names=st.dictionaries(nodes, names, max_size=5),
+        origins=st.none() | st.lists(names, max_size=5),
+    ),
+    st.builds(Closed, st.dictionaries(nodes, st.tuples(hlcs, hlcs), max_size=5)),
 )
 
 

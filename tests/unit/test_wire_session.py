@@ -22,12 +22,14 @@ from sidecar.core.wire.messages import (
     Ack,
     BarrierAnswer,
     BarrierRequest,
+    Closed,
     Fragment,
     Goodbye,
     Heartbeat,
     Hello,
     Message,
     Refuse,
+    Relay,
     encode_message,
     part_bytes,
 )
@@ -72,7 +74,7 @@ def forged(message: Message) -> bytes:
 
 SAMPLES: list[Message] = [
     hello(1), Accept(1), Refuse("no"), Goodbye("bye"), part(), Ack(clock={1: 1}), Heartbeat(hlc=1),
-    BarrierRequest(1), BarrierAnswer(number=1), Fragment(b"x"),
+    BarrierRequest(1), BarrierAnswer(number=1), Fragment(b"x"), Relay(), Closed({}),
 ]  # fmt: skip
 
 
@@ -163,7 +165,9 @@ def test_the_previous_version_is_spoken_with_an_older_peer() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [BarrierRequest(1), BarrierAnswer(number=1), Fragment(b"x")], ids=lambda m: type(m).__name__
+    "message",
+    [BarrierRequest(1), BarrierAnswer(number=1), Fragment(b"x"), Relay(), Closed({})],
+    ids=lambda m: type(m).__name__,
 )
 def test_what_the_previous_version_does_not_know_is_neither_sent_nor_taken(message: Message) -> None:
     assert type(message) in SINCE

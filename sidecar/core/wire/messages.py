@@ -19,8 +19,8 @@ from sidecar.errors import ProtocolError
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 2
-"""Version 2 numbers the frames of the open link (their checksums say so), has barriers, and lets a part be larger
-than a frame."""
+"""Version 2 numbers the frames of the open link (their checksums say so), has barriers and relay, and lets a part be
+larger than a frame."""
 
 NUMBERED_FRAMES_SINCE = 2
 
@@ -138,7 +138,23 @@ class Fragment(msgspec.Struct, array_like=True, frozen=True):
     data: bytes
 
 
-Control = Hello | Accept | Refuse | Goodbye | Ack | Heartbeat | BarrierRequest | BarrierAnswer
+class Relay(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
+    """The sender takes change sets of other nodes on this link: of those with the names ``origins``, or of all.
+    ``names`` are the nodes it knows, itself included. Sent again when it knows more."""
+
+    names: Annotated[dict[NodeId, Name], Meta(max_length=NODE_ID_MAX)] = {}
+    origins: Annotated[list[Name], Meta(max_length=NODE_ID_MAX)] | None = None
+
+
+class Closed(msgspec.Struct, array_like=True, frozen=True):
+    """Per origin an interval ``(from_hlc, hlc]`` in which it committed nothing, as far as the sender has merged it:
+    what a Heartbeat says of its sender, of other nodes. ``from_hlc`` is what the receiver has, or was sent on this
+    link."""
+
+    intervals: Annotated[dict[NodeId, tuple[Hlc, Hlc]], Meta(max_length=NODE_ID_MAX)]
+
+
+Control = Hello | Accept | Refuse | Goodbye | Ack | Heartbeat | BarrierRequest | BarrierAnswer | Relay | Closed
 Message = Control | ChangeSetPart | Fragment
 
 TYPE_CODES: dict[type[Message], int] = {
@@ -152,9 +168,11 @@ TYPE_CODES: dict[type[Message], int] = {
     BarrierRequest: 8,
     BarrierAnswer: 9,
     Fragment: 10,
+    Relay: 11,
+    Closed: 12,
 }
 
-SINCE: dict[type[Message], int] = {BarrierRequest: 2, BarrierAnswer: 2, Fragment: 2}
+SINCE: dict[type[Message], int] = {BarrierRequest: 2, BarrierAnswer: 2, Fragment: 2, Relay: 2, Closed: 2}
 """The protocol version from which on a message exists; those not named were always there."""
 
 _DECODERS = {code: msgspec.msgpack.Decoder(kind) for kind, code in TYPE_CODES.items()}

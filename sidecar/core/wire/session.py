@@ -32,12 +32,14 @@ from sidecar.core.wire.messages import (
     Ack,
     BarrierAnswer,
     BarrierRequest,
+    Closed,
     Fragment,
     Goodbye,
     Heartbeat,
     Hello,
     Message,
     Refuse,
+    Relay,
     clock_patch,
     decode_message,
     encode_message,
@@ -69,12 +71,14 @@ TRANSITIONS: dict[Side, dict[type[Message], Side]] = {
         BarrierRequest: Side.OPEN,
         BarrierAnswer: Side.OPEN,
         Fragment: Side.OPEN,
+        Relay: Side.OPEN,
+        Closed: Side.OPEN,
         Goodbye: Side.CLOSED,
     },
     Side.CLOSED: {},
 }
 
-TRAFFIC: tuple[type[Message], ...] = (ChangeSetPart, Ack, Heartbeat, BarrierRequest, BarrierAnswer, Fragment)
+TRAFFIC = tuple(kind for kind in TRANSITIONS[Side.OPEN] if kind is not Goodbye)
 """Messages that need both sides to be open."""
 
 
