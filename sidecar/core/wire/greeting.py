@@ -63,22 +63,16 @@ def judge_hello(own: Hello, other: Hello, expected_name: str | None, known_peers
 
 
 def judge_identity(other: Hello, known: Mapping[int, str]) -> None:
-    """Whether the other's name and id belong together, as far as nodes are known here (id -> name). A certificate names
-    the node, changes name its id: without this, a node could speak for the id of another one. Raises
-    :class:`LinkRefusedError`."""
-    mend = "give every node its own id in [node]; for a node that was renamed see docs/operations.md"
+    """Whether the other's id is not that of another node, as far as nodes are known here (id -> name). A certificate
+    names the node, changes name its id: without this, a node could speak for the id of another one. (A new id under
+    the old name is a node that was made anew.) Raises :class:`LinkRefusedError`."""
     name = known.get(other.node_id)
     if name is not None and name != other.node_name:
         raise LinkRefusedError(
-            f"{other.node_name!r} says it is node {other.node_id}, which is {name!r} here", mend=mend, cause="id"
+            f"{other.node_name!r} says it is node {other.node_id}, which is {name!r} here",
+            mend="give every node its own id in [node]; for a node that was renamed see docs/operations.md",
+            cause="id",
         )
-    for node_id, known_name in known.items():
-        if known_name == other.node_name and node_id != other.node_id:
-            raise LinkRefusedError(
-                f"{other.node_name!r} says it is node {other.node_id}, it is known here as node {node_id}",
-                mend=mend,
-                cause="id",
-            )
 
 
 class Choice(enum.Enum):
