@@ -29,6 +29,7 @@ DOCUMENTS = (
     "docs/protocol.md",
     "docs/choosing-types.md",
     "docs/conflicts.md",
+    "docs/testing.md",
 )
 TEXTS = {name: ROOT.joinpath(name).read_text(encoding="utf-8") for name in DOCUMENTS}
 README, ARCHITECTURE, OPERATIONS, PROTOCOL = (TEXTS[name] for name in DOCUMENTS[:4])

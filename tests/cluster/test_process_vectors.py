@@ -120,7 +120,7 @@ async def delivered(cluster: LabCluster, way: str) -> None:
     await exchanged(cluster, A, B, C)
 
 
-@pytest.mark.parametrize("way", ["B first", "C first", "twice", "restart"])
+@pytest.mark.parametrize("way", ["B first", "C first", "twice", "restart", "through C"])
 async def test_all_vectors(tmp_path: Path, way: str) -> None:
     as_genesis = way in ("B first", "twice")
     sections: dict[str, dict[str, Any]] = {"timing": {"reconnect_ms_max": 200}}
