@@ -89,6 +89,7 @@ class Applier:
 
     async def run(self) -> None:
         """Until an error that needs a new connection, which is raised."""
+        self._pulse.merge_task = asyncio.current_task()
         while True:
             self._pulse.merge_alive = asyncio.get_running_loop().time()
             self._inbox.arrived.clear()

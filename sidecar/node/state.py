@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -32,6 +32,18 @@ def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class WriterLock(asyncio.Lock):
+    """Held by whoever changes row states; knows who that is."""
+
+    holder: asyncio.Task[Any] | None = None
+
+    async def acquire(self) -> Literal[True]:
+        """Wait for it."""
+        await super().acquire()
+        self.holder = asyncio.current_task()
+        return True
+
+
 class NodeState:
     """Clock, tables, capture progress and counters of this node."""
 
@@ -46,7 +58,7 @@ class NodeState:
         # The end of this node's own last change set.
         self.journal_end = 0
         self.hlc = HybridClock()
-        self.writer_lock = asyncio.Lock()
+        self.writer_lock = WriterLock()
         self.tables: dict[str, TableSpec] = {}
         self.tables_by_id: dict[int, TableSpec] = {}
         self.tables_by_oid: dict[int, TableSpec] = {}

@@ -124,8 +124,11 @@ class NodeStatusSource:
         idle = self._state.pending_since_ms is None and self._progress.behind_s(now) == 0.0
         capture, merge = self._pulse.capture_alive, self._pulse.merge_alive
         if self._state.writer_lock.locked():
-            # One of them writes and the other waits for it: as long as the one makes progress, neither is stuck.
-            capture = merge = max(capture, merge)
+            # One of them writes and the other may wait for it: as long as the one makes progress, neither is stuck.
+            if self._state.writer_lock.holder is self._pulse.merge_task:
+                capture = max(capture, merge)
+            else:
+                merge = max(capture, merge)
         capture_ms = 0.0 if idle else (now - capture) * 1000
         return (LoopStatus("capture", capture_ms, most), LoopStatus("merge", (now - merge) * 1000, most))
 

@@ -152,17 +152,21 @@ async def test_one_outage_is_logged_once_whatever_its_texts(node: Node) -> None:
     assert lines == [("problem", "connection lost"), ("problem_solved", "database"), ("problem", "connection lost")]
 
 
-async def test_a_loop_that_waits_for_the_other_ones_writing_is_not_stuck(node: Node) -> None:
+@pytest.mark.parametrize("writer", ["merge", "capture"])
+async def test_a_loop_that_waits_for_the_other_ones_writing_is_not_stuck(node: Node, writer: str) -> None:
     """A transaction of a million rows is written, or merged, in minutes; the other loop waits for the writer lock."""
     node.state.pending_since_ms = node.state.now_ms()
+    waiter = "capture" if writer == "merge" else "merge"
+    node.pulse.merge_task = asyncio.current_task() if writer == "merge" else None
     async with node.state.writer_lock:
-        node.pulse.capture_alive = node.now - HOUR_S
-        node.pulse.merge_beats()
+        setattr(node.pulse, f"{waiter}_alive", node.now - HOUR_S)
         assert node.unhealthy() == ""
-        node.pulse.capture_alive, node.pulse.merge_alive = node.pulse.merge_alive, node.now - HOUR_S
-        assert node.unhealthy() == ""
-        node.pulse.capture_alive = node.now - HOUR_S
-        assert "capture" in node.unhealthy(), "nobody makes progress"
-        assert "merge" in node.unhealthy()
-    node.pulse.merge_beats()
-    assert "capture" in node.unhealthy(), "it waits for nobody"
+        # The one that writes hangs, whatever the other does.
+        setattr(node.pulse, f"{writer}_alive", node.now - HOUR_S)
+        assert f"loop {waiter}" in node.unhealthy()
+        setattr(node.pulse, f"{waiter}_alive", node.now)
+        assert f"loop {writer}" in node.unhealthy()
+        assert f"loop {waiter}" not in node.unhealthy()
+        setattr(node.pulse, f"{writer}_alive", node.now)
+    setattr(node.pulse, f"{waiter}_alive", node.now - HOUR_S)
+    assert f"loop {waiter}" in node.unhealthy(), "it waits for nobody"
