@@ -10,7 +10,8 @@ from typing import Any
 @dataclass(slots=True)
 class Pulse:
     """How capture and the database are, and when the loops were last alive (event-loop seconds). The latter means
-    something only while the loops run, that is while ``capture_state`` is ``streaming``. ``merge_task`` is the merge loop."""
+    something only while the loops run, that is while ``capture_state`` is ``streaming``. ``merge_task``: the merge
+    loop."""
 
     capture_state: str = "starting"
     capture_error: str | None = None
