@@ -40,9 +40,6 @@ class Link:
     def send_heartbeat(self, hlc: int, from_hlc: int) -> None:
         pass
 
-    def send_heartbeat(self, hlc: int, from_hlc: int) -> None:
-        pass
-
     def grant(self, size: int) -> None:
         pass
 
