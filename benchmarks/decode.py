@@ -48,7 +48,7 @@ def relation() -> bytes:
 def table() -> TableSpec:
     """The replicated table."""
     specs = tuple(ColumnSpec(n, i + 1, t, t, c) for i, (n, t, c) in enumerate(COLUMNS))
-    return TableSpec(1, "public", "posts", specs[:1], specs[1:])
+    return TableSpec(1, "public", "posts", specs[:1], specs[1:], relation_oid=OID)
 
 
 def row(generator: random.Random, key: int) -> Row:
@@ -132,7 +132,9 @@ async def _take_in(intake: Intake, messages: list[bytes]) -> int:
     intake.feed([relation(), *messages])
     while await intake.consume():
         taken += len(intake.held.take())
-    return taken + len(intake.held.take())
+    taken += len(intake.held.take())
+    assert taken, "the table was not recognised: nothing was measured"
+    return taken
 
 
 async def _nothing_to_read() -> None:
