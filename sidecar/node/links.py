@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sidecar.core.changes import ChangeSetPart
 from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Relay, part_bytes
@@ -29,10 +29,12 @@ TABLES_NAMED_MAX = 20
 
 @dataclass(slots=True)
 class _OpenLink:
-    """A link and what is sent on it. ``shipper`` is ``None`` while the database is away."""
+    """A link and what is sent on it. ``shipper`` is ``None`` while the database is away. ``heard``: the peer has said
+    something, first of all whether it takes other nodes' change sets."""
 
     link: Link
     route: Route
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
     sending: asyncio.Task[None] | None = None
     shipper: Shipper | None = None
 
@@ -94,11 +96,14 @@ class NodeLinks:
         entry = self._open[link.peer_id] = _OpenLink(link, route)
         entry.sending = asyncio.create_task(self._send(entry, mine), name=f"ship to {link.peer_name}")
         entry.sending.add_done_callback(lambda done: self._shipped(link, done))
+        self._ask_relay(link)  # before anything else: see _send
         link.send_ack(self._state.clock)
         link.send_heartbeat(0, 0)  # the first half of the first look at the peer's clock
-        self._ask_relay(link)
 
     async def _send(self, entry: _OpenLink, mine: int) -> None:
+        if self.policy.relays(entry.link.peer_name):
+            # Own change sets that depend on others must not come before these, or they fill the peer's queue in vain.
+            await entry.heard.wait()
         await self.ready.wait()
         assert self.reader is not None
         await self._anchor(self.reader, mine)
@@ -182,12 +187,14 @@ class NodeLinks:
 
     def heartbeat(self, link: Link, heartbeat: Heartbeat) -> None:
         """An empty interval of the peer, and what its clock says."""
+        self._hear(link)
         self._state.watch.observe(link.peer_name, link.state.clock_offset_ms, link.state.round_trip_ms)
         if heartbeat.hlc > heartbeat.from_hlc and heartbeat.hlc > self._state.clock.get(link.peer_id, 0):
             self._inbox.close_interval(link.peer_id, heartbeat.from_hlc, heartbeat.hlc)
 
     def acknowledged(self, link: Link, clock: dict[int, int]) -> None:
         """The peer's durable clock."""
+        self._hear(link)
         mine = clock.get(self._state.node_id, 0)
         if mine > self.acknowledged_hlc.get(link.peer_id, 0):
             self._state.problem(f"ship {link.peer_name}", None)
@@ -219,12 +226,13 @@ class NodeLinks:
         if self.policy.relays(link.peer_name):
             self.peer_clocks.setdefault(link.peer_id, entry.route.known)
             entry.route.open(self.policy.origins(link.peer_name), relay.origins)
+        self._hear(link)
         if fresh:
             for other in self._open.values():
-                other.route.renamed()
+                other.route.learn_names(fresh.values())
                 if other is not entry:
                     self._ask_relay(other.link)
-        self._tail.wake()
+            self._tail.wake()
 
     def closed(self, link: Link, closed: Closed) -> None:
         """Empty intervals of other nodes."""
@@ -239,13 +247,19 @@ class NodeLinks:
         ids = {name: peer_id for peer_id, name in self.names.items()}
         for peer in peers:
             peer_id = ids.get(peer, 0)
-            if peer_id in self._open and peer_id not in self.peer_clocks:
+            entry = self._open.get(peer_id)
+            if entry is not None and entry.heard.is_set() and peer_id not in self.peer_clocks:
                 continue  # it takes none
             clock = self.peer_clocks.get(peer_id, {})
             for origin, hlc in ends.items():
                 if origin != peer_id and self.policy.takes(peer, self.name_of(origin)) and clock.get(origin, 0) < hlc:
                     return False
         return True
+
+    def _hear(self, link: Link) -> None:
+        entry = self._open.get(link.peer_id)
+        if entry is not None and entry.link is link:
+            entry.heard.set()
 
     def barrier_requested(self, link: Link, number: int) -> None:
         """The peer asks what this node has; answered by :class:`sidecar.node.waits.Waits`."""

@@ -45,7 +45,7 @@ class Route:
 
     ``clock``: what the peer had merged at its hello. ``floors``: up to where the journal lacks an origin's change sets;
     shared by all links. Origins for which the peer stands below are left out and noted in ``below``; once it is
-    above, ``stale`` says that the journal must be gone through again from where the peer stands then.
+    above, ``stale`` says that the journal must be gone through again from where the peer stands then, by a new link.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Route:
         self._sent: dict[int, int] = {}
         self._from_hlc = 0
         self._passing = False
+        self._begun = False
         self.known: Mapping[int, int] = dict(clock)
         self.relays = False
         self.below: set[int] = set()
@@ -76,12 +77,12 @@ class Route:
         :meth:`lacking_from` on, because what was passed over until then must not be followed by later ones."""
         allowed = [frozenset(names) for names in filters if names is not None]
         if not self.asked or allowed != self._allowed:
-            self._allowed, self.asked, self.relays, self.stale = allowed, True, False, True
+            self._allowed, self.asked, self.stale = allowed, True, self._begun
 
-    def renamed(self) -> None:
-        """More names are known: origins may pass a filter that did not before."""
-        if self.asked and self._allowed:
-            self.relays, self.stale = False, True
+    def learn_names(self, names: Collection[str]) -> None:
+        """More names are known: their nodes may pass a filter that they did not before."""
+        if self._allowed and any(all(name in allowed for allowed in self._allowed) for name in names):
+            self.stale = self._begun
 
     def learn(self, clock: Mapping[int, int]) -> None:
         """The peer's durable clock as it is now."""
@@ -107,6 +108,7 @@ class Route:
         look at the journal anew."""
         self.stale = False
         self.relays = self.asked
+        self._begun = True
         self.below.clear()
         return {o: self.has(o) for o in origins if o != self._node_id and self.passes(o)}
 

@@ -97,7 +97,10 @@ class Shipper:
             return
         self._state.problem(f"journal {self._link.peer_name}", None)
         while self._link.is_open:
-            if self._route.stale and self._part == WHOLE and await self._position():
+            if self._route.stale:
+                # Not from further back on this link: what was sent would stand before what it depends on, and the
+                # receiver's queue may be full of it.
+                self._link.close("the peer can have more of other nodes from here; the next link begins there")
                 return
             newest = self._tail.newest_seq
             # The rest of a change set that was begun is in the journal only; the tail knows whole ones.

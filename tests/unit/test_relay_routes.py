@@ -96,12 +96,25 @@ def test_what_passed_before_the_peer_asked_is_not_jumped_over() -> None:
     route = Route(OWN, PEER, {}, name_of=NAMES.get)
     assert sent(route, make_part(FAR, 0, 10)) is None
     route.open()
-    assert route.stale
-    assert sent(route, make_part(FAR, 10, 20)) is None, "the journal is gone through again first"
+    assert sent(route, make_part(FAR, 10, 20)) is None, "the journal is gone through first"
     assert route.closed({FAR: 20}) == {}
     assert route.lacking_from(NAMES) == {FAR: 0, OTHER: 0}
-    assert not route.stale
+    route.open()
+    assert not route.stale, "said again"
     assert sent(route, make_part(FAR, 0, 10)) == (0, 10)
+
+
+def test_a_name_that_passes_the_filter_begins_anew() -> None:
+    names: dict[int, str] = {}
+    route = Route(OWN, PEER, {}, name_of=names.get)
+    route.open(["far"])
+    route.lacking_from(NAMES)
+    assert sent(route, make_part(FAR, 0, 10)) is None
+    names.update(NAMES)
+    route.learn_names(["other"])
+    assert not route.stale
+    route.learn_names(["far"])
+    assert route.stale
 
 
 def test_an_origin_below_the_floor_is_left_out_until_the_peer_is_above() -> None:
