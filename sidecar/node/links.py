@@ -89,6 +89,7 @@ class NodeLinks:
             # A node that was made anew under its old name; the journal waits for nobody by the former id.
             del self.names[former]
             self.acknowledged_hlc.pop(former, None)
+        fresh = {} if self.name_of(link.peer_id) == link.peer_name else {link.peer_id: link.peer_name}
         self.names[link.peer_id] = link.peer_name
         self.acknowledged_moved.set()
         self._give_up(link.peer_id)
@@ -97,6 +98,7 @@ class NodeLinks:
         entry.sending = asyncio.create_task(self._send(entry, mine), name=f"ship to {link.peer_name}")
         entry.sending.add_done_callback(lambda done: self._shipped(link, done))
         self._ask_relay(link)  # before anything else: see _send
+        self._spread(fresh, entry)
         link.send_ack(self._state.clock)
         link.send_heartbeat(0, 0)  # the first half of the first look at the peer's clock
 
@@ -227,11 +229,15 @@ class NodeLinks:
             self.peer_clocks.setdefault(link.peer_id, entry.route.known)
             entry.route.open(self.policy.origins(link.peer_name), relay.origins)
         self._hear(link)
-        if fresh:
-            for other in self._open.values():
-                other.route.learn_names(fresh.values())
-                if other is not entry:
-                    self._ask_relay(other.link)
+        self._spread(fresh, entry)
+
+    def _spread(self, names: Mapping[int, str], source: _OpenLink) -> None:
+        """Tell the other peers of names that were heard of on a link."""
+        if names:
+            for entry in self._open.values():
+                entry.route.learn_names(names.values())
+                if entry is not source:
+                    self._ask_relay(entry.link)
             self._tail.wake()
 
     def closed(self, link: Link, closed: Closed) -> None:
