@@ -9,7 +9,7 @@ import random
 import pytest
 from peer_lab import Lab, Node, free_address, make_part, until
 
-from sidecar.core.wire.messages import BarrierAnswer, part_bytes
+from sidecar.core.wire.messages import BarrierAnswer, Closed, Relay, part_bytes
 from sidecar.errors import ConfigurationError, ProtocolError, TransientError
 from sidecar.peers.listener import open_port
 from sidecar.peers.status import PeerPhase
@@ -63,10 +63,34 @@ async def test_a_barrier_is_asked_and_answered_either_way(lab: Lab) -> None:
     assert b.barriers == [("a", BarrierAnswer(number=8, clock={1: 5, 3: 9}))]
 
 
+async def test_relay_is_asked_and_intervals_are_told_behind_the_parts(lab: Lab) -> None:
+    """However long the handler holds the parts before them: they begin where those end."""
+    a, b = lab.pair()
+    await lab.linked(a, b)
+    b.link("a").ask_relay({2: "b", 3: "c"}, ["c"])
+    await until(lambda: a.relays)
+    assert a.relays == [("b", Relay(names={2: "b", 3: "c"}, origins=["c"]))]
+    b.gate.clear()
+    link = a.link("b")
+    await link.send_part(make_part(3, 0, 5))
+    link.send_closed({3: (5, 9)})
+    await link.send_part(make_part(3, 9, 12))
+    link.send_closed({3: (12, 15)})  # comes while the first one waits, and is left out
+    link.send_heartbeat(20, 9)
+    await until(lambda: any(h.hlc == 20 for _, h in b.heartbeats))
+    assert not b.intervals
+    b.gate.set()
+    await until(lambda: len(b.parts) == 2 and b.intervals)
+    link.send_closed({3: (12, 15)})
+    await until(lambda: len(b.intervals) == 2)
+    assert b.intervals == [("a", Closed({3: (5, 9)}), 1), ("a", Closed({3: (12, 15)}), 2)]
+
+
 async def test_a_peer_of_the_previous_version_is_linked_and_not_asked(lab: Lab) -> None:
     b = lab.node("b", 2, protocol=(1, 1))
     a = lab.node("a", 1, peers={"b": b.listen})
     await lab.linked(a, b)
+    a.link("b").ask_relay({1: "a"}, None)  # nothing is sent, which would end the link
     assert not a.link("b").ask_barrier(7)
     a.link("b").send_heartbeat(20, 9)
     await until(lambda: [h for _, h in b.heartbeats if h.hlc])
