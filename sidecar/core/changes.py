@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from sidecar.core.arrays import text_array
+from sidecar.core.catalog import TableSpec
 from sidecar.core.elements import array_elements
 
 FORMAT_VERSION = 1
@@ -24,6 +25,7 @@ INSERT = b"I"  # the row is new at the origin: every carried column is assigned
 UPDATE = b"U"  # the columns in the mask are assigned (registers) or changed by a delta (counters)
 DELETE = b"D"
 REPLACE = b"R"  # a delete and a later insert of the same key, coalesced; merges like INSERT
+TRUNCATE = b"Z"  # all rows that were there before anybody wrote them; stands alone, its key texts are empty
 TOUCH = b"T"  # local only: the row got a new xmin but no new value
 
 
@@ -35,7 +37,8 @@ class TableChanges(msgspec.Struct, array_like=True, kw_only=True):
     ``values[i]`` holds column i's new text image, or the delta (a decimal number) when it is a counter at the origin,
     or the change (JSON, see :mod:`sidecar.core.elements`) when it is a set or a map; NULL where the mask bit is not
     set. ``late[i]`` holds column i's own hlc where it is below the row's ``hlcs`` (an earlier transaction of the same
-    change set wrote it last), else NULL. ``inserted`` is the hlc of the insert for INSERT and REPLACE rows, else NULL.
+    change set wrote it last), else NULL. ``inserted`` is the hlc of the insert for INSERT and REPLACE rows, and for
+    DELETE rows whose first operation in the change set was an insert; else NULL.
     ``seen[i]`` is, for counters of deleted and re-inserted rows, a JSON object
     ``{"<node>": [increased, decreased]}``: the per-node sums the delete had seen.
     """
@@ -53,6 +56,11 @@ class TableChanges(msgspec.Struct, array_like=True, kw_only=True):
     values: list[bytes]
     late: list[bytes]
     seen: list[bytes]
+
+
+def is_truncation(changes: TableChanges) -> bool:
+    """Whether it stands for a TRUNCATE."""
+    return TRUNCATE in changes.ops
 
 
 @dataclass(slots=True)
@@ -92,6 +100,26 @@ class LocalChanges:
         for changes in (self.changes, self.shipped):
             if changes is not None:
                 changes.values[at] = text_array(column_values[: changes.rows])
+
+
+def truncation(spec: TableSpec, hlc: int) -> LocalChanges:
+    """All rows of a table are deleted, at an hlc."""
+    changes = TableChanges(
+        schema=spec.schema,
+        name=spec.name,
+        key_columns=[c.name for c in spec.key],
+        columns=[],
+        rows=1,
+        ops=b"{" + TRUNCATE + b"}",
+        hlcs=b"{%d}" % hlc,
+        inserted=b"",
+        masks=[],
+        keys=[b'{""}' for _ in spec.key],
+        values=[],
+        late=[],
+        seen=[],
+    )
+    return LocalChanges(table_id=spec.table_id, changes=changes, xids=b"", images=b"", shipped=changes)
 
 
 class ChangeSetHeader(msgspec.Struct, array_like=True, kw_only=True, frozen=True):

@@ -29,9 +29,10 @@ from typing import Any
 
 import msgspec
 
-from sidecar.core.changes import DELETE, INSERT, REPLACE, TOUCH, UPDATE, LocalChanges
-from sidecar.core.columnar import NO_TUPLE, HeldRow, element_change, local_changes
-from sidecar.core.counters import counter_delta, counter_sum
+from sidecar.core.changes import DELETE, INSERT, REPLACE, TOUCH, UPDATE, LocalChanges, truncation
+from sidecar.core.columnar import NO_TUPLE, HeldRow, local_changes
+from sidecar.core.counters import counter_delta
+from sidecar.core.held_values import elements_replaced, first_values, fold_elements, write_values, written_before
 from sidecar.core.pgoutput import UNCHANGED, TupleData
 from sidecar.core.relation_plan import ChangedColumns, RelationPlan
 from sidecar.errors import ProtocolError, SchemaError
@@ -43,10 +44,12 @@ ROW_OVERHEAD_BYTES = 600
 
 
 class HeldTable(msgspec.Struct, gc=False, eq=False):
-    """The rows of one table under one layout, by key (one value, or a tuple of values)."""
+    """The rows of one table under one layout, by key (one value, or a tuple of values); or, with its hlc in
+    ``truncated``, a TRUNCATE of the table, which no row passes."""
 
     plan: RelationPlan
     rows: dict[Any, HeldRow]
+    truncated: int = 0
 
 
 class Coalescer:
@@ -104,7 +107,7 @@ class Coalescer:
         old = row.old if deleted else row.new
         before = row.values if deleted else None
         if before and plan.elements:
-            before = _elements_replaced(plan, before, old, new, hlc)
+            before = elements_replaced(plan, before, old, new, hlc)
         rows[key] = HeldRow(REPLACE, hlc, self._xid, new, old, None, hlc, before, None, self._grown(row, size))
         self._replaced = True
 
@@ -149,7 +152,7 @@ class Coalescer:
         if row.op is DELETE:
             row.op, row.hlc, row.inserted, row.new = REPLACE, hlc, hlc, new
             if row.values and plan.elements:
-                row.values = _elements_replaced(plan, row.values, row.old, new, hlc)
+                row.values = elements_replaced(plan, row.values, row.old, new, hlc)
             return
         if changed.touch:
             if row.changed is None:
@@ -162,9 +165,9 @@ class Coalescer:
             if row.changed is changed and changed.summed is not None and _continues(row.new, old, changed.summed):
                 row.hlc, row.new = hlc, new
                 return
-            _write_values(plan, row, changed, old, new)
+            write_values(plan, row, changed, old, new)
         if changed.elements:
-            _fold_elements(plan, row, changed, old, new, hlc)
+            fold_elements(plan, row, changed, old, new, hlc)
         hlcs = row.hlcs
         if hlcs is None:
             hlcs = row.hlcs = {}
@@ -202,8 +205,17 @@ class Coalescer:
             return
         else:
             size = self._grown(row, size)
-        values, hlcs = (None, None) if row is None else _written_before(plan, row)
-        rows[key] = HeldRow(DELETE, self._hlc, self._xid, NO_TUPLE, old, None, None, values, hlcs, size)
+        values, hlcs = (None, None) if row is None else written_before(plan, row)
+        inserted = row.inserted if row is not None and row.op is not REPLACE else None
+        rows[key] = HeldRow(DELETE, self._hlc, self._xid, NO_TUPLE, old, None, inserted, values, hlcs, size)
+
+    def truncate(self, plan: RelationPlan) -> None:
+        """All rows of a table are gone; which they were is not said. What comes later stands after it."""
+        for other in [p for p in self._current if p.spec.table_id == plan.spec.table_id]:
+            del self._current[other]
+        self._tables.append(HeldTable(plan, {}, self._hlc))
+        self.rows += 1
+        self.bytes += ROW_OVERHEAD_BYTES
 
     def must_split(self, plan: RelationPlan, old: TupleData | None, new: TupleData | None = None) -> bool:
         """Whether the caller must :meth:`take` before this delete (or update from ``old`` to ``new``), because one
@@ -234,21 +246,27 @@ class Coalescer:
         grows = counter_delta(before, after) > 0
         if row.op is not UPDATE:
             return not grows
-        values = row.values if row.values is not None else _first_values(plan, row)
+        values = row.values if row.values is not None else first_values(plan, row)
         held = values.get(i, 0)
         return bool((held < 0 and grows) or (held > 0 and not grows))
 
     def take(self) -> list[LocalChanges]:
         """What was collected, tables in the order of their first change; afterwards nothing is held.
 
-        A table stands in the list again if its columns changed in between: merge in the list's order.
+        A table stands in the list again if its columns changed or it was truncated in between: merge in the list's
+        order.
         """
         tables = self._tables
         self._tables = []
         self._current = {}
         self._replaced = False
         self.rows = self.bytes = self.transactions = 0
-        return [local_changes(table.plan, table.rows.values()) for table in tables]
+        return [
+            truncation(table.plan.spec, table.truncated)
+            if table.truncated
+            else local_changes(table.plan, table.rows.values())
+            for table in tables
+        ]
 
     def _grown(self, row: HeldRow, size: int) -> int:
         """Count what a further message adds to a held row: a hot row counts once, at its largest."""
@@ -262,7 +280,7 @@ class Coalescer:
         table_id = plan.spec.table_id
         for table in reversed(self._tables):
             if table.plan.spec.table_id == table_id:
-                if table.plan.same_layout(plan):
+                if not table.truncated and table.plan.same_layout(plan):
                     self._current[plan] = table.rows
                     return table.rows
                 break
@@ -286,91 +304,11 @@ def _continues(held: TupleData, old: TupleData, positions: tuple[int, ...]) -> b
     return True
 
 
-def _written_before(plan: RelationPlan, row: HeldRow) -> tuple[dict[int, Any] | None, dict[int, int] | None]:
-    """What a row's entry wrote before its delete: values or deltas, and hlcs, by column index. They travel with the
-    delete, because it may lose to a concurrent later write, and then the row comes back whole."""
-    if row.op is UPDATE:
-        if row.values is not None:
-            return row.values, row.hlcs
-        assert row.changed is not None, "an update is held as tuples or as values"
-        return _first_values(plan, row), dict.fromkeys(row.changed.columns, row.hlc)
-    if row.op is DELETE:
-        return row.values, row.hlcs
-    if row.op is TOUCH:
-        return None, None
-    assert row.inserted is not None, "an inserted row has the hlc of its insert"
-    values: dict[int, Any] = {
-        i: counter_delta(None, row.new[position]) if column.is_counter else row.new[position]
-        for i, (column, position) in enumerate(zip(plan.spec.columns, plan.positions, strict=True))
-    }
-    for i in plan.elements:
-        values[i] = element_change(plan, row, i)
-    return values, dict.fromkeys(values, row.inserted) | (row.hlcs or {})
-
-
 def _no_old_row(plan: RelationPlan) -> SchemaError:
     return SchemaError(
         f"{plan.spec.qualified}: a change came without the old row",
         mend="run sidecar init, which sets REPLICA IDENTITY FULL",
     )
-
-
-def _first_values(plan: RelationPlan, row: HeldRow) -> dict[int, Any]:
-    """Column index -> new text or delta of an UPDATE held as its tuples."""
-    changed = row.changed
-    if changed is None:
-        raise AssertionError("an update is held as tuples or as values")
-    positions, old, new = plan.positions, row.old, row.new
-    values: dict[int, Any] = {i: new[positions[i]] for i in changed.registers}
-    for i in changed.counters:
-        values[i] = counter_delta(old[positions[i]], new[positions[i]])
-    for i in changed.elements:
-        values[i] = plan.elements[i].written(old[positions[i]], new[positions[i]], row.hlc)
-    return values
-
-
-def _fold_elements(
-    plan: RelationPlan, row: HeldRow, changed: ChangedColumns, old: TupleData, new: TupleData, hlc: int
-) -> None:
-    """A further update of a held row that changes sets or maps."""
-    values = row.values
-    if values is None:
-        values = row.values = {}
-    for i in changed.elements:
-        column, position = plan.elements[i], plan.positions[i]
-        before, after = old[position], new[position]
-        if i in values:
-            values[i] = column.fold(values[i], before, after, hlc)
-        elif row.op is UPDATE:
-            values[i] = column.written(before, after, hlc)
-        else:
-            values[i] = column.fold(element_change(plan, row, i), before, after, hlc)
-
-
-def _elements_replaced(
-    plan: RelationPlan, values: dict[int, Any], old: TupleData, new: TupleData, hlc: int
-) -> dict[int, Any]:
-    """What a deleted row's entry had written, with the sets and maps as of the insert that follows."""
-    after = dict(values)
-    for i, column in plan.elements.items():
-        if i in values:
-            position = plan.positions[i]
-            after[i] = column.inserted(new[position], hlc, old[position], values[i])
-    return after
-
-
-def _write_values(plan: RelationPlan, row: HeldRow, changed: ChangedColumns, old: TupleData, new: TupleData) -> None:
-    """Bring the values of an UPDATE up to a further one, sets and maps apart."""
-    values = row.values
-    if values is None:
-        values = row.values = _first_values(plan, row)
-    positions = plan.positions
-    for i in changed.registers:
-        values[i] = new[positions[i]]
-    for i in changed.counters:
-        position = positions[i]
-        delta = counter_delta(old[position], new[position])
-        values[i] = counter_sum(values[i], delta) if i in values else delta
 
 
 def _without_equal_numbers(

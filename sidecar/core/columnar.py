@@ -275,7 +275,11 @@ def _add_deleted(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -
     tuples = [row.old for row in rows]
     table.rows_in(rows, tuples, columns)
     table.ops.repeat(DELETE, count)
-    table.inserted.nulls(count)
+    inserted = [row.inserted for row in rows]
+    if inserted.count(None) == count:
+        table.inserted.nulls(count)
+    else:
+        table.inserted.add(number_array(inserted))
     table.images.add(text_array([_image(plan, values) for values in tuples]))
     _add_written(table, rows, columns)
     for slot, i in enumerate(table.carried):

@@ -178,7 +178,7 @@ class Capture:
                 await self._writer.finish(taken.commit_lsn, to_hlc, state.hlc.last)
             state.advance(state.node_id, to_hlc)
             if part is not None:
-                self._publish(self._writer.seq, part)
+                self._publish(self._writer.seq, part if self._writer.parts == 1 else None)
         state.counters.transactions += taken.transactions
         state.counters.changes += taken.rows
         self._done(taken, bool(rewrites))

@@ -7,6 +7,7 @@ from itertools import chain
 
 from sidecar.core.catalog import TableSpec
 from sidecar.core.coalesce import Coalescer, RelationPlan
+from sidecar.core.merge.truncate import cannot_replicate
 from sidecar.core.pgoutput import (
     XLOG_HEADER_BYTES,
     Begin,
@@ -217,13 +218,21 @@ class Intake:
         return plan
 
     def _truncate(self, message: Truncate) -> None:
-        """TRUNCATE names no rows, so nothing is shipped; it is written down instead of passing silently."""
-        if not self._skip:
-            for relation_oid in message.relation_oids:
-                relation = self._relations.get(relation_oid)
-                name = f"{relation.schema}.{relation.name}" if relation else str(relation_oid)
-                reason = f"TRUNCATE of {name} was not replicated: the other nodes keep its rows; use DELETE there"
+        """Each table by itself; one that cannot be replicated is written down instead of passing silently."""
+        if self._skip:
+            return
+        for relation_oid in message.relation_oids:
+            plan = self._plans.get(relation_oid.to_bytes(4, "big"))
+            if plan is None:
+                continue
+            name, obstacle = plan.spec.qualified, cannot_replicate(plan.spec)
+            if obstacle:
+                reason = f"TRUNCATE of {name} was not replicated, {obstacle}: use DELETE on the other nodes"
                 self.put_aside.append((name, reason, {}))
+                continue
+            if self._begin is not None:
+                self._start(self._begin)
+            self.held.truncate(plan)
 
     def _too_large(self, plan: RelationPlan, raw: bytes) -> bool:
         """Whether a row change carries more than a peer can take; then it is put aside, so that the stream goes on."""

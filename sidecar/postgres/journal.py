@@ -16,7 +16,16 @@ import msgspec
 
 from sidecar.core.arrays import text_array
 from sidecar.core.catalog import TableSpec, quote
-from sidecar.core.changes import DELETE, INSERT, REPLACE, ChangeSetHeader, ChangeSetPart, LocalChanges, TableChanges
+from sidecar.core.changes import (
+    DELETE,
+    INSERT,
+    REPLACE,
+    ChangeSetHeader,
+    ChangeSetPart,
+    LocalChanges,
+    TableChanges,
+    is_truncation,
+)
 from sidecar.core.merge import capture, capture_elements, counters
 from sidecar.core.merge.shapes import Shapes, Statements
 from sidecar.core.merge.staging import Argument, Statement, bind
@@ -26,6 +35,7 @@ from sidecar.core.wire.bodies import pack_tables
 from sidecar.errors import FatalError
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
+from sidecar.postgres.truncate import seen_deletes
 
 DROP_LOCK_TIMEOUT_MS = 100
 """A partition that is being read is dropped with a later round."""
@@ -75,6 +85,7 @@ class JournalWriter:
         self._statements = Statements()
         self._sql = load("journal")
         self._last_part: tuple[Any, ...] = ()
+        self.parts = 0
         self.seq = 0
 
     async def start(self) -> JournalStart:
@@ -103,6 +114,7 @@ class JournalWriter:
             self.seq = seq
             self._looked.clear()
             self._last_part = ()
+            self.parts = 0
             try:
                 yield
             except BaseException:
@@ -133,7 +145,8 @@ class JournalWriter:
     async def write_part(
         self, header: ChangeSetHeader, changes: list[LocalChanges], specs: Mapping[int, TableSpec]
     ) -> tuple[ChangeSetPart | None, list[int]]:
-        """Bring the row states up to date and append the part; ``None`` when nothing of it is shipped.
+        """Bring the row states up to date and append the part; ``None`` when nothing of it is shipped. The parts are
+        numbered here (``parts`` of them so far): a TRUNCATE makes as many as it needs.
 
         Also returns the ids of queued rewrites (local rows that must be rewritten by the merge loop).
         """
@@ -141,13 +154,35 @@ class JournalWriter:
         rewrites: list[int] = []
         for local in changes:
             spec = specs[local.table_id]
-            rewrites += await self._capture(spec, local)
+            if is_truncation(local.changes):
+                rewrites += await self._truncate(header, spec, local, shipped)
+            else:
+                rewrites += await self._capture(spec, local)
             if local.shipped is not None and local.shipped.rows:
                 shipped.append(local.shipped)
-        if not shipped and header.last and header.part == 0:
+        if not shipped and header.last and not self.parts:
             return None, rewrites
+        return await self._append(header, shipped), rewrites
+
+    async def _truncate(
+        self, header: ChangeSetHeader, spec: TableSpec, local: LocalChanges, shipped: list[TableChanges]
+    ) -> list[int]:
+        """The rows that a TRUNCATE saw, in parts of their own after what is to be shipped before them."""
+        rewrites: list[int] = []
+        look = await self._may_look(spec)
+        before = msgspec.structs.replace(header, last=False)
+        async for deletes in seen_deletes(self._session.connection, spec, local, self._node_id, look=look):
+            rewrites += await self._capture(spec, deletes)
+            shipped.append(deletes.changes)
+            await self._append(before, shipped)
+            shipped.clear()
+        return rewrites
+
+    async def _append(self, header: ChangeSetHeader, shipped: list[TableChanges]) -> ChangeSetPart:
+        """The next part; the last one waits for :meth:`finish`."""
         rows = sum(table.rows for table in shipped)
-        header = msgspec.structs.replace(header, rows=rows)
+        header = msgspec.structs.replace(header, part=self.parts, rows=rows)
+        self.parts += 1
         part = ChangeSetPart(header=header, body=pack_tables(shipped))
         self._filled_bytes += len(part.body)
         row = (
@@ -164,7 +199,7 @@ class JournalWriter:
             self._last_part = row
         else:
             await self._session.connection.execute(self._sql["insert_part"], *row)
-        return part, rewrites
+        return part
 
     async def finish(self, lsn: int, to_hlc: int, issued_hlc: int) -> None:
         """Append the last part and record that everything up to ``lsn`` is captured; the last thing in the change set's

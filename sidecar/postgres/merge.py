@@ -18,7 +18,8 @@ from typing import Protocol
 import asyncpg
 
 from sidecar.core.catalog import TableSpec
-from sidecar.core.changes import ChangeSetHeader, TableChanges
+from sidecar.core.changes import ChangeSetHeader, TableChanges, is_truncation
+from sidecar.core.merge import truncate
 from sidecar.core.merge.apply import merge_statement, seen_statement
 from sidecar.core.merge.clean import check_statement, lock_statement, restamp_statement
 from sidecar.core.merge.combine import combine
@@ -31,6 +32,7 @@ from sidecar.errors import ApplyError, DirtyRowsError, HeldError, ProtocolError,
 from sidecar.postgres.relay import Relayed, RelayWriter
 from sidecar.postgres.session import Privileges, Session
 from sidecar.postgres.statements import load
+from sidecar.postgres.truncate import genesis_deletes
 
 Observe = Callable[[ChangeSetHeader], None]
 """Told of each change set before its commit."""
@@ -98,10 +100,12 @@ class MergeSet:
 
 
 class Batch:
-    """The change sets of one transaction. ``own`` are arguments that every merge statement of it takes."""
+    """The change sets of one transaction. ``own`` are arguments that every merge statement of it takes. ``locked``: all
+    that it touches is locked, and captured."""
 
     def __init__(self, sets: Sequence[MergeSet]) -> None:
         self.sets = sets
+        self.locked = False
         self._notes = sets[0].notes if len(sets) == 1 else {}
         headers = [merge_set.header for merge_set in sets]
         width = max([1, *(node for header in headers for node in header.context)])
@@ -267,7 +271,10 @@ class Merger:
             await self._session.begin()
             try:
                 for unit in batch.units():
-                    await self._run(self._lock_statements(unit.spec)[0], unit, {})
+                    if is_truncation(unit.changes):
+                        await self._session.connection.execute(truncate.lock_statement(unit.spec))
+                    else:
+                        await self._run(self._lock_statements(unit.spec)[0], unit, {})
                 await self._clean_while_locked(batch, wait_s)
                 try:
                     async with asyncio.timeout(wait_s):
@@ -275,6 +282,7 @@ class Merger:
                 except TimeoutError:
                     raise DirtyRowsError("capture is writing; the rows are let go meanwhile") from None
                 await stack.enter_async_context(self._numbered(batch, result))
+                batch.locked = True
                 yield
                 await self._session.commit()
             except BaseException:
@@ -320,6 +328,10 @@ class Merger:
         passed."""
         found: dict[str, int] = {}
         for unit in batch.units():
+            if is_truncation(unit.changes):
+                # What it deletes is known only when all that others wrote is captured.
+                found[unit.spec.qualified] = found.get(unit.spec.qualified, 0) + 1
+                continue
             others: dict[str, Argument] = {"accepted": _accepted(unit)}
             for row in await self._run(self._lock_statements(unit.spec)[1], unit, others):
                 unit.notes.accepted[row["ord"]] = sys.intern(row["xmin"])
@@ -349,7 +361,8 @@ class Merger:
         await connection.execute("SAVEPOINT isolate")
         try:
             await self.merge_unit(batch, unit, result, first=first, last=last)
-            await self._run(restamp_statement(unit.spec), unit, {"first": first, "last": last})
+            if not is_truncation(unit.changes):
+                await self._run(restamp_statement(unit.spec), unit, {"first": first, "last": last})
             await connection.execute("RELEASE SAVEPOINT isolate")
         except (asyncpg.PostgresError, UniqueClashError) as error:
             if not isinstance(error, UniqueClashError) and error.sqlstate[:2] not in ROW_ERROR_CLASSES:
@@ -388,6 +401,9 @@ class Merger:
         """Merge positions ``first..last`` of one unit. :class:`DirtyRowsError` when rows are dirty or slipped away."""
         self._beat()
         changes = unit.changes
+        if is_truncation(changes):
+            await self._truncate(batch, unit, result)
+            return
         shape = full_shape(unit.spec, reinsert=True) if unit.notes.reinsert else self._shapes.pick(unit.spec, changes)
         final = changes.rows if last is None else last
         others: dict[str, Argument] = {
@@ -422,6 +438,18 @@ class Merger:
         result.rows += row["staged"]
         result.conflicts += row["conflicts"] + row.get("within", 0)
         result.quarantined += row["missing"]
+
+    async def _truncate(self, batch: Batch, unit: MergeUnit, result: MergeResult) -> None:
+        """Delete the genesis rows; with the table locked only, so that they can be told from what is not captured."""
+        if not batch.locked:
+            raise DirtyRowsError(f"{unit.spec.qualified} has to be locked for a TRUNCATE")
+        place = int(unit.members[1:-1] or 1)
+        chunks = genesis_deletes(self._session.connection, unit.spec, unit.changes, batch.sets[place - 1].header.origin)
+        async for changes, accepted in chunks:
+            members = b"{" + b",".join([b"%d" % place] * changes.rows) + b"}"
+            deletes = MergeUnit(unit.spec, changes, members, UnitNotes(accepted))
+            await self.merge_unit(batch, deletes, result)
+            await self._run(restamp_statement(unit.spec), deletes, {})
 
     def forget_statements(self) -> None:
         """After the catalogue changed."""

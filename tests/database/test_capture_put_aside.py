@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from node_harness import HarnessNode, cluster, open_node
+from node_harness import HarnessNode, cluster
 
 SCHEMA = """
 CREATE TABLE doc (id int PRIMARY KEY, title text, body text);
@@ -48,13 +48,3 @@ async def test_a_small_change_of_a_row_with_a_large_value_is_captured(postgres_s
         assert await put_aside(a) == []
         await b.merge_from(a)
         assert await b.rows("SELECT id, title, length(body) FROM doc") == [(1, "new", TOO_LARGE)]
-
-
-async def test_truncate_is_written_down(database: str) -> None:
-    async with open_node(database, 1, SCHEMA) as node:
-        await node.sql("INSERT INTO doc VALUES (1)")
-        await node.sql("TRUNCATE doc")
-        await node.sql("INSERT INTO doc VALUES (2)")
-        await node.captured()
-        assert await put_aside(node) == [("0A000", None)]
-        assert "use DELETE" in node.state.problems["put aside public.doc"]

@@ -55,7 +55,7 @@ WITH g AS (
       (q.conf_row OR (q.a_11 AND q.alive AND q.true_11 <> least(greatest(q.true_11, -2147483648), 2147483647)::integer)) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_11,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.d_11, q.true_11, q.e_6, q.z_6, q.e_7, q.z_7, q.e_8, q.z_8, q.e_9, q.z_9, q.e_10, q.z_10, q.image,
-      CASE WHEN NOT q.alive THEN coalesce(q.image, '{}') END AS new_image
+      CASE WHEN NOT q.alive THEN q.image END AS new_image
     FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (
       SELECT j.*, CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
       CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.origin ELSE j.s_live_node END AS live_node,

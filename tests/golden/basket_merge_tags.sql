@@ -69,7 +69,7 @@ WITH g AS (
       (q.ec_7 IS NOT NULL) AS within,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_7, q.win_7,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.true_11, q.h_7, q.c_7, q.ne_7, q.nz_7, q.ec_7, q.ns_7, q.e_6, q.z_6, q.e_8, q.z_8, q.e_9, q.z_9, q.e_10, q.z_10, q.image,
-      CASE WHEN NOT q.alive THEN coalesce(q.image, '{}') || CASE WHEN q.a_7 THEN jsonb_build_object('tags', q.ns_7::text) ELSE '{}'::jsonb END END AS new_image
+      CASE WHEN NOT q.alive THEN q.image || CASE WHEN q.a_7 THEN jsonb_build_object('tags', q.ns_7::text) ELSE '{}'::jsonb END END AS new_image
     FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (
       SELECT j.*, CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
       CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.origin ELSE j.s_live_node END AS live_node,

@@ -47,7 +47,7 @@ WITH g AS (
       (q.conf_row OR q.s_ctid IS NOT NULL AND ((q.a_2 AND NOT (q.sn_2 = q.origin OR q.sh_2 <= coalesce(($2::int8[])[q.member][q.sn_2], 0))))) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_2, q.win_2,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.h_2, q.val_2, q.image,
-      CASE WHEN NOT q.alive THEN coalesce(q.image, '{}') || CASE WHEN q.win_2 THEN jsonb_build_object('name', q.val_2::text) ELSE '{}'::jsonb END END AS new_image
+      CASE WHEN NOT q.alive THEN q.image || CASE WHEN q.win_2 THEN jsonb_build_object('name', q.val_2::text) ELSE '{}'::jsonb END END AS new_image
     FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (
       SELECT j.*, CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
       CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.origin ELSE j.s_live_node END AS live_node,

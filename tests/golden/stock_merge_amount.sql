@@ -50,7 +50,7 @@ WITH g AS (
       (q.conf_row OR (q.a_4 AND q.alive AND q.true_4 <> least(greatest(q.true_4, -2147483648), 2147483647)::integer)) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_4, q.keep_7,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_2, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.d_4, q.true_4, q.true_5, q.true_7, q.old_7, q.image,
-      CASE WHEN NOT q.alive THEN coalesce(q.image, '{}') END AS new_image
+      CASE WHEN NOT q.alive THEN q.image END AS new_image
     FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (
       SELECT j.*, CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
       CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.origin ELSE j.s_live_node END AS live_node,
@@ -60,7 +60,7 @@ WITH g AS (
       coalesce(j.old_4, 0)::numeric + j.sx_4 + CASE WHEN j.a_4 THEN j.d_4 ELSE 0 END AS true_4,
       coalesce(j.old_5, 0)::numeric + j.sx_5 AS true_5,
       coalesce(j.old_7, 0)::numeric + j.sx_7 AS true_7,
-      ((j.present OR j.image ? 'price') AND j.s_row_node = 0 AND j.op NOT IN ('I', 'R') AND NOT EXISTS (SELECT FROM crdt_state.counter_2 AS c WHERE c.k_2 = j.k_2 AND c.k_1 = j.k_1 AND c.attnum = 7 AND c.node <> 0)) AS keep_7
+      ((j.present OR j.image ? 'price') AND j.s_row_node = 0 AND j.op NOT IN ('I', 'R') AND NOT EXISTS (SELECT FROM crdt_state.counter_2 AS c WHERE c.k_2 = j.k_2 AND c.k_1 = j.k_1 AND c.attnum = 7 AND c.node <> 0) AND NOT EXISTS (SELECT FROM crdt_state.truncation AS e WHERE e.table_id = 2)) AS keep_7
       FROM j OFFSET 0) AS v OFFSET 0) AS q
 ), go AS MATERIALIZED (
     SELECT count(*) AS staged, NOT coalesce(bool_or(dirty), false) AS clean,

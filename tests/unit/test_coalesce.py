@@ -552,3 +552,39 @@ def test_text_that_is_not_utf8_has_no_image() -> None:
     coalescer.commit()
     with pytest.raises(SchemaError, match="not UTF-8"):
         coalescer.take()
+
+
+PLAIN = TableSpec(2, "public", "p", SIMPLE.key, (column("body", 2),))
+
+
+def test_a_row_that_comes_and_goes_in_one_batch_says_so() -> None:
+    """Its delete carries the whole row, which may become a tombstone image."""
+    plan, coalescer = RelationPlan.build(relation_of("id", "body"), PLAIN), one_transaction(Coalescer(), 7)
+    for key in (b"1", b"2"):
+        coalescer.insert(plan, [key, b"a"])
+        coalescer.delete(plan, [key, b"a"])
+    coalescer.insert(plan, [b"2", b"b"])
+    coalescer.delete(plan, [b"3", b"a"])
+    coalescer.delete(plan, [b"4", b"a"])
+    coalescer.insert(plan, [b"4", b"b"])
+    coalescer.commit()
+    (local,) = coalescer.take()
+    changes = local.changes
+    found = zip(*map(parse_array, (changes.keys[0], changes.ops, changes.inserted)), strict=True)
+    assert sorted(found) == [(b"1", b"D", b"7"), (b"2", b"R", b"7"), (b"3", b"D", None), (b"4", b"R", b"7")]
+
+
+def test_no_row_passes_a_truncate_of_its_table() -> None:
+    plan, coalescer = RelationPlan.build(relation_of("id", "body"), PLAIN), one_transaction(Coalescer(), 7)
+    coalescer.insert(plan, [b"1", b"a"])
+    coalescer.truncate(plan)
+    coalescer.insert(plan, [b"1", b"b"])
+    coalescer.insert(simple_plan(), [b"1", b"a", b"1"])
+    coalescer.commit()
+    taken = coalescer.take()
+    assert [(local.table_id, local.changes.ops, local.changes.hlcs) for local in taken] == [
+        (2, b"{I}", b"{7}"),
+        (2, b"{Z}", b"{7}"),
+        (2, b"{I}", b"{7}"),
+        (1, b"{I}", b"{7}"),
+    ]

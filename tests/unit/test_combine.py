@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.arrays import int_array, text_array
-from sidecar.core.changes import TableChanges
+from sidecar.core.catalog import ColumnSpec, TableSpec
+from sidecar.core.changes import TableChanges, truncation
 from sidecar.core.merge.combine import Unit, combine
 from sidecar.errors import ProtocolError
 from tests.unit.array_literals import parse_array
@@ -120,3 +121,14 @@ def test_a_wrong_array_of_one_node_does_not_move_the_rows_of_another(field: str,
         list(combine([[wrong], [right]], [7, 8]))
     assert len(list(combine([[right]], [8]))) == 1
     assert list(combine([[wrong], [wrong]], [7, 7])), "its own rows are its own affair"
+
+
+def test_nothing_of_a_table_passes_its_truncate() -> None:
+    spec = TableSpec(1, "public", "posts", (ColumnSpec("id", 1, "bigint", "bigint"),), ())
+    row, other = changes_of("posts", [("1", "x")], ["a"]), changes_of("posts", [("2", "y")], ["a"])
+    units = list(combine([[row], [truncation(spec, 5).changes], [other]]))
+    assert [(unit.changes.ops, unit.members) for unit in units] == [
+        (row.ops, b"{1}"),
+        (b"{Z}", b"{2}"),
+        (other.ops, b"{3}"),
+    ]

@@ -120,6 +120,14 @@ def test_shapes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
         unpack_tables(body)
 
 
+def test_a_truncate_stands_alone() -> None:
+    alone = {"ops": b"{Z}", "keys": [b'{""}']}
+    unpack_tables(pack_tables([table(1, 0, **alone)]))
+    for wrong in (table(1, 1, **alone), table(2, 0, ops=b"{Z,D}")):
+        with pytest.raises(ProtocolError, match="TRUNCATE"):
+            unpack_tables(pack_tables([wrong]))
+
+
 def test_versions_are_of_the_interval_of_the_change_set() -> None:
     right = table(hlcs=b"{6,9}", inserted=b"{NULL,9}", late=[b"{NULL,7}", b""])
     check_versions(right, 5, 9)

@@ -206,10 +206,11 @@ class _Merge:
         )
 
     def image(self) -> str:
-        """The tombstone image after the merge; NULL while the row is alive."""
+        """The tombstone image after the merge; NULL while the row is alive, and where nobody here knows the whole."""
         changes = [registers.image_patch(c, "q") for c in self.registers]
         changes += [multivalue.image_patch(c, "q") for c in self.multi.columns]
-        patches = " || ".join(["coalesce(q.image, '{}')", *changes])
+        before = "coalesce(q.image, CASE WHEN q.ins IS NOT NULL THEN '{}'::jsonb END)" if self.shape.full else "q.image"
+        patches = " || ".join([before, *changes])
         if not self.shape.full:
             return f"CASE WHEN NOT q.alive THEN {patches} END"
         entries = [registers.image_entry(c, "q") for c in self.registers]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote
 from sidecar.core.changes import DELETE, TableChanges
-from sidecar.core.merge import capture_elements, counters, liveness
+from sidecar.core.merge import capture_elements, counters, genesis, liveness
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import counter_table, qualified_user_table, row_table
 
@@ -188,7 +188,8 @@ def _excess(spec: TableSpec, attnum: int, shape: Shape) -> tuple[str, str]:
     erased = (
         "(SELECT coalesce(sum(greatest(c.seen_increased - c.base_increased, 0)"
         " - greatest(c.seen_decreased - c.base_decreased, 0)), 0)"
-        f" FROM {counter_table(spec)} AS c WHERE {keys} AND c.attnum = {attnum})"
+        f" FROM {counter_table(spec)} AS c WHERE {keys} AND c.attnum = {attnum}"
+        f" AND (c.node <> 0 OR NOT {genesis.truncated(spec)}))"
     )
     # A coalesced delete and re-insert (R) has seen everything, so only what it undoes itself stays: the rest goes here.
     on_state = " AND ".join(f"r.k_{k.attnum} = g.k_{k.attnum}" for k in spec.key)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sidecar.core.arrays import element_count
-from sidecar.core.changes import TableChanges
+from sidecar.core.changes import TableChanges, is_truncation
 from sidecar.errors import ProtocolError
 
 SEPARATOR = b'","'
@@ -90,7 +90,10 @@ def _check_elements(changes: TableChanges) -> None:
 
 
 def _keys(changes: TableChanges) -> set[tuple[bytes, ...]] | None:
-    """The quoted key texts, or None when they cannot be told apart (a key text that itself looks like a separator)."""
+    """The quoted key texts, or None when they cannot be told apart (a key text that itself looks like a separator) or
+    are not known (TRUNCATE): then nothing joins the unit, and what comes later stands after it."""
+    if is_truncation(changes):
+        return None
     columns = [literal[2:-2].split(SEPARATOR) for literal in changes.keys]
     if any(len(column) != changes.rows for column in columns):
         return None

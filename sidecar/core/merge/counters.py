@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
+from sidecar.core.merge import genesis
 from sidecar.core.merge.identity import conflict_id, row_key_json
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import counter_table
@@ -69,7 +70,8 @@ def erased(spec: TableSpec, column: ColumnSpec) -> str:
         "greatest((e.value ->> 0)::numeric - coalesce(c.base_increased, 0), 0)"
         " - greatest((e.value ->> 1)::numeric - coalesce(c.base_decreased, 0), 0)), 0)"
         f" FROM jsonb_each(j.seen_{n}::jsonb) AS e LEFT JOIN {counter_table(spec)} AS c"
-        f" ON {_key_match(spec, 'c', 'j')} AND c.attnum = {n} AND c.node = e.key::int2) END"
+        f" ON {_key_match(spec, 'c', 'j')} AND c.attnum = {n} AND c.node = e.key::int2"
+        f" WHERE e.key <> '0' OR NOT {genesis.truncated(spec)}) END"
     )
 
 
@@ -86,7 +88,8 @@ def untouched(spec: TableSpec, column: ColumnSpec, *, carried: bool) -> str:
     held = f"(j.present OR j.image ? {quote_literal(column.name)})"
     touched = f" AND NOT j.a_{column.attnum}" if carried else ""
     written = written_by(spec, column, "j")
-    return f"({held} AND j.s_row_node = 0 AND j.op NOT IN ('I', 'R'){touched} AND NOT {written})"
+    emptied = genesis.truncated(spec)
+    return f"({held} AND j.s_row_node = 0 AND j.op NOT IN ('I', 'R'){touched} AND NOT {written} AND NOT {emptied})"
 
 
 def written_by(spec: TableSpec, column: ColumnSpec, row: str) -> str:
@@ -103,7 +106,8 @@ def wrong_looks(spec: TableSpec, column: ColumnSpec, user: str, state: str) -> s
     odd = f"{name} IS NULL"
     if column.base_type == "numeric":
         odd = f"({odd} OR scale({name}) > min_scale({name}))"
-    return f"({odd} AND ({state}.row_node <> 0 OR {written_by(spec, column, state)}))"
+    written = f"{state}.row_node <> 0 OR {written_by(spec, column, state)} OR {genesis.truncated(spec)}"
+    return f"({odd} AND ({written}))"
 
 
 def image_entry(column: ColumnSpec, row: str) -> str:

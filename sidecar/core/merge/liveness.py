@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidecar.core.catalog import TableSpec
+from sidecar.core.merge.genesis import lost
 
 STATE_COLUMNS = ("alive boolean", "row_dots int8[]")
 """In every row state table, so that the rule of a table without states can change; NULL under ``row=lww``."""
@@ -19,7 +20,8 @@ STATE_COLUMNS = ("alive boolean", "row_dots int8[]")
 class DotRule:
     """A rule that decides by dots. ``alive``: what the number of dots says. ``given``: the operations that give a dot;
     ``seen_by``: those that take the dots they had seen. ``lone``: the dots of a row state without ``row_dots``, and
-    ``genesis`` those of a row without state, where ``{s}`` and ``{t}`` are row state and user row."""
+    ``genesis`` those of a row without state, where ``{s}`` and ``{t}`` are row state and user row; ``{lost}``: it went
+    with a TRUNCATE here."""
 
     alive: str
     given: tuple[str, ...]
@@ -41,7 +43,7 @@ RULES: dict[str, DotRule] = {
         given=("D",),
         seen_by=("I", "R", "D"),
         lone="CASE WHEN {s}.alive THEN '{{}}' ELSE ARRAY[{s}.dead_node, {s}.dead_hlc] END",
-        genesis="'{{}}'::int8[]",
+        genesis="CASE WHEN {lost} THEN '{{0,0}}' ELSE '{{}}' END::int8[]",
     ),
 }
 
@@ -66,7 +68,7 @@ def joined(spec: TableSpec) -> list[str]:
     rule = rule_of(spec)
     if rule is None:
         return []
-    lone, genesis = rule.lone.format(s="s"), rule.genesis.format(t="t")
+    lone, genesis = rule.lone.format(s="s"), rule.genesis.format(t="t", lost=lost(spec, "g"))
     dots = f"CASE WHEN s.ctid IS NULL THEN {genesis} WHEN s.row_dots IS NULL THEN {lone} ELSE s.row_dots END"
     return [f"{dots} AS s_row_dots", "coalesce(s.alive, t.ctid IS NOT NULL) AS s_alive"]
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 import zstandard
 
-from sidecar.core.changes import DELETE, INSERT, MASK_BITS, REPLACE, UPDATE, TableChanges
+from sidecar.core.changes import DELETE, INSERT, MASK_BITS, REPLACE, TRUNCATE, UPDATE, TableChanges, is_truncation
 from sidecar.errors import ProtocolError
 
 COMPRESSION_LEVEL = 1
@@ -47,7 +47,7 @@ _DECODER = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], msgspec.Meta(max
 _TABLE_DECODER = msgspec.msgpack.Decoder(TableChanges)
 _NUMBERS_DECODER = msgspec.json.Decoder(list[int | None])
 
-_OPERATIONS = frozenset(form for op in (INSERT, UPDATE, DELETE, REPLACE) for form in (op, b'"' + op + b'"'))
+_OPERATIONS = frozenset(form for op in (INSERT, UPDATE, DELETE, REPLACE, TRUNCATE) for form in (op, b'"' + op + b'"'))
 """Elements of ops; TOUCH never travels."""
 
 # zstandard objects may not be used by two threads at once and release the interpreter lock while they work, so each
@@ -148,7 +148,9 @@ def check_table(table: TableChanges) -> None:
         raise ProtocolError(f"{where}: rows without operation or hlc")
     _check_literal(f"{where}: ops", table.ops, table.ops.count(b",") + 1, table.rows)
     if not _OPERATIONS.issuperset(table.ops[1:-1].split(b",")):
-        raise ProtocolError(f"{where}: an operation is none of I, U, D, R")
+        raise ProtocolError(f"{where}: an operation is none of I, U, D, R, Z")
+    if is_truncation(table) and (table.rows > 1 or table.columns):
+        raise ProtocolError(f"{where}: a TRUNCATE with {table.rows} rows, {width} columns")
     for name, literals in (
         ("hlcs", [table.hlcs]),
         ("inserted", [table.inserted]),
