@@ -18,6 +18,7 @@ from sidecar.postgres.catalogue import read_catalogue
 from sidecar.postgres.problem import Problem, errors, in_order
 from sidecar.postgres.server_check import check_server
 from sidecar.postgres.statements import load
+from sidecar.postgres.type_advice import advise
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ async def examine(conn: psycopg.AsyncConnection[Any], schemas: Sequence[str] = (
     # A problem names its table as schema.name.
     wanted = tuple(f"{schema}." for schema in schemas) or ("",)
     tables = [table for table in catalogue.tables if table.qualified.startswith(wanted)]
-    found += [problem for problem in catalogue.problems if problem.table.startswith(wanted)]
+    of_tables = [*catalogue.problems, *advise(catalogue.facts, catalogue.annotated)]
+    found += [problem for problem in of_tables if problem.table.startswith(wanted)]
     return Findings(tables, in_order(found))
 
 

@@ -115,6 +115,19 @@ def test_check_is_content_with_a_good_schema_and_changes_nothing(run: Run, datab
     assert query(database, "SELECT to_regnamespace('crdt_state')") == [(None,)]
 
 
+def test_check_and_init_advise_on_types_without_refusing_anything(run: Run, database: str) -> None:
+    query(database, "CREATE TABLE post (id int PRIMARY KEY, likes int, tags text[], views int)")
+    query(database, "COMMENT ON TABLE post IS '@crdt'; COMMENT ON COLUMN post.views IS '@crdt(lww_register)'")
+    status, out, _ = run("check", "--json")
+    advised = {p["column"]: p for p in json.loads(out)["problems"] if "choosing-types" in p["mend"]}
+    assert (status, set(advised)) == (0, {"likes", "tags"})
+    assert {p["severity"] for p in advised.values()} == {"warning"}
+    for _ in range(2):
+        status, _, err = run("init")
+        assert status == 0
+        assert "public.post.likes: looks like a counter" in err
+
+
 def test_check_looks_at_the_named_schemas_alone(run: Run, database: str) -> None:
     query(database, "CREATE SCHEMA other; CREATE TABLE other.keyless (a int)")
     query(database, "COMMENT ON TABLE other.keyless IS '@crdt'")
