@@ -64,13 +64,13 @@ def value(column: ColumnSpec, row: str) -> str:
     n = column.attnum
     before = registers.value_before(column, row)
     return (
-        f"CASE WHEN {_due(column, row)} THEN {_chosen(column, row)}"
+        f"CASE WHEN {_due(column, row)} THEN {chosen(column, row)}"
         f" WHEN {row}.a_{n} THEN {row}.val_{n}"
         f" WHEN {row}.present THEN {row}.old_{n} ELSE {before} END AS ns_{n}"
     )
 
 
-def _chosen(column: ColumnSpec, row: str) -> str:
+def chosen(column: ColumnSpec, row: str) -> str:
     n, kind = column.attnum, column.cast_name
     if column.crdt == "merge":
         return f"{row}.fd_{n}[1]::{kind}"

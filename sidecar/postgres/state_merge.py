@@ -1,0 +1,140 @@
+"""Executes state merges: staged row states in, one own transaction out; clean rows only (see :mod:`.merge`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, Mapping
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from sidecar.core.catalog import TableSpec
+from sidecar.core.merge.staging import Statement
+from sidecar.core.merge.state_rows import again, copied, stage, stage_ddl
+from sidecar.core.merge.states import accept_statement, lock_staged_statement, merge_states_statement
+from sidecar.core.pgoutput import parse_lsn, record_end
+from sidecar.core.versions import VersionVector
+from sidecar.errors import ApplyError, DirtyRowsError
+from sidecar.postgres.merge import CaptureGate, is_row_error
+from sidecar.postgres.session import Session
+from sidecar.postgres.statements import load
+
+UNLOCKED_TRIES = 3
+"""Tries before the user rows are locked; each of them waits for capture."""
+
+TRIES_MAX = 1000
+"""Tries of one batch; with the rows locked the first one mostly succeeds, unless a lock is not to be had."""
+
+CAPTURE_WAIT_S = 10.0
+"""Longest wait for capture in one go."""
+
+LOCKED_WAIT_S = 1.0
+"""Longest wait for capture while user rows are locked."""
+
+
+@dataclass(slots=True)
+class StateMerge:
+    """What a state merge did to the user's table."""
+
+    staged: int = 0
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+@dataclass(slots=True)
+class StateMerger:
+    """Merges what one session has staged. ``writer`` guards the row states against capture, as for the merge of change
+    sets."""
+
+    session: Session
+    gate: CaptureGate
+    writer: asyncio.Lock
+    _statements: dict[TableSpec, Statement] = field(default_factory=dict)
+
+    async def prepare(self, spec: TableSpec) -> None:
+        """Make the stages of a table."""
+        for table in (stage(spec), again(spec)):
+            await self.session.connection.execute(f"DROP TABLE IF EXISTS {table}; {stage_ddl(spec, table)}")
+
+    async def fill(self, spec: TableSpec, source: AsyncIterable[bytes], *, second: bool = False) -> int:
+        """COPY rows into the stage, text format, from what yields bytes; returns their number."""
+        table = (again(spec) if second else stage(spec)).partition(".")[2]
+        status = await self.session.connection.copy_to_table(
+            table, schema_name="pg_temp", source=source, columns=copied(spec)
+        )
+        return int(status.rpartition(" ")[2])
+
+    async def merge(self, spec: TableSpec, own: VersionVector, other: Mapping[int, int]) -> StateMerge:
+        """Merge the staged rows and empty the stages. ``own`` is this node's clock, live; ``other`` the other's as of
+        its states. :class:`ApplyError` for rows that cannot be merged here."""
+        await self.session.connection.execute(f"ANALYZE {stage(spec)}")
+        for tries in range(1, TRIES_MAX + 1):
+            try:
+                if tries <= UNLOCKED_TRIES:
+                    merged = await self._merge_unlocked(spec, own, other)
+                else:
+                    merged = await self._merge_locked(spec, own, other)
+            except DirtyRowsError:
+                await self.session.connection.execute(accept_statement(spec))
+                await self.gate.captured(await self._log_end(), CAPTURE_WAIT_S)
+                continue
+            except asyncpg.PostgresError as error:
+                if error.sqlstate == "55P03":  # lock_timeout: the application comes first
+                    continue
+                if is_row_error(error):
+                    raise _refused(spec, error) from None
+                raise
+            await self.session.connection.execute(f"TRUNCATE {stage(spec)}, {again(spec)}")
+            return merged
+        raise DirtyRowsError(f"rows of {spec.qualified} are written too often to be merged")
+
+    async def _merge_unlocked(self, spec: TableSpec, own: VersionVector, other: Mapping[int, int]) -> StateMerge:
+        async with self.writer, self.session.own_transaction():
+            return await self._run(spec, own, other)
+
+    async def _merge_locked(self, spec: TableSpec, own: VersionVector, other: Mapping[int, int]) -> StateMerge:
+        async with self.session.own_transaction():
+            connection = self.session.connection
+            await connection.execute(lock_staged_statement(spec))
+            await connection.execute(accept_statement(spec))
+            if not await self.gate.captured(await self._log_end(), LOCKED_WAIT_S):
+                raise DirtyRowsError(f"local commits on {spec.qualified} are not captured yet")
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    async with asyncio.timeout(LOCKED_WAIT_S):
+                        await stack.enter_async_context(self.writer)
+                except TimeoutError:
+                    raise DirtyRowsError("capture is writing; the rows are let go meanwhile") from None
+                return await self._run(spec, own, other)
+
+    async def _run(self, spec: TableSpec, own: VersionVector, other: Mapping[int, int]) -> StateMerge:
+        statement = self._statements.get(spec)
+        if statement is None:
+            statement = self._statements[spec] = merge_states_statement(spec)
+        clocks = {"own_clock": _by_node(own), "in_clock": _by_node(other)}
+        row = (await self.session.fetch(statement, [clocks[name] for name in statement.names]))[0]
+        if row["dirty"]:
+            raise DirtyRowsError(f"{row['dirty']} rows of {spec.qualified} have uncaptured local commits")
+        for step in ("del", "upd", "ins"):
+            if row.get(step, 0) != row[f"planned_{step}"]:
+                raise DirtyRowsError(f"rows of {spec.qualified} were written while they were merged")
+        return StateMerge(row["staged"], row["ins"], row.get("upd", 0), row["del"])
+
+    async def _log_end(self) -> int:
+        return record_end(parse_lsn(str(await self.session.connection.fetchval(load("journal")["insert_lsn"]))))
+
+
+def _by_node(clock: Mapping[int, int]) -> list[int]:
+    return [clock.get(node, 0) for node in range(1, max([1, *clock]) + 1)]
+
+
+def _refused(spec: TableSpec, error: asyncpg.PostgresError) -> ApplyError:
+    reason = " ".join(str(error).split())
+    detail = " ".join(str(getattr(error, "detail", None) or "").split())
+    return ApplyError(
+        f"a row cannot be merged into {spec.qualified} here: {reason} {detail}".rstrip(),
+        mend="make the schemas equal; a unique value may be held by another row here",
+        sqlstate=error.sqlstate,
+    )
