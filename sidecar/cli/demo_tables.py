@@ -99,7 +99,10 @@ def show_outcome(out: Console, demo: Demo, outcome: Outcome) -> None:
         out.print(table)
     _show_conflicts(out, outcome)
     if not outcome.problems:
-        out.print(f"[{GOOD}]PROVEN[/]  equal checksums in all regions, every counter exact, no tag and no item of a cart lost.")
+        out.print(
+            f"[{GOOD}]PROVEN[/]  equal checksums in all regions, every counter exact,"
+            " no tag and no item of a cart lost."
+        )
         return
     for line in outcome.problems:
         out.print(f"[{BAD}]FAILED[/]  {escape(line)}")

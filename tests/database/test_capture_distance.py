@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from node_harness import DEADLINE_S, HarnessNode, open_node, wait_until
 
 from sidecar.postgres.replication import ReplicationStream
+from sidecar.settings import Settings, TimingSettings
 
 SCHEMA = "CREATE TABLE doc (id int PRIMARY KEY, title text); COMMENT ON TABLE doc IS '@crdt';"
+
+
+LONG_MS = 1000
+"""A distance within which a slow machine, too, commits a few transactions after a change set began."""
 
 
 @pytest.fixture
@@ -16,10 +23,12 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = ReplicationStream.rest
 
     async def rest_on(stream: ReplicationStream, seconds: float) -> None:
-        assert 0 < seconds <= 0.01, "the rest of the default distance"
+        assert 0 < seconds <= LONG_MS / 1000, "the rest of the distance"
         await rest(stream, 3600.0)
 
     monkeypatch.setattr(ReplicationStream, "rest", rest_on)
+    timing = TimingSettings(change_set_ms=LONG_MS)
+    monkeypatch.setattr("node_harness.Settings", partial(Settings, timing=timing))
 
 
 async def sent(node: HarnessNode) -> None:
@@ -44,7 +53,9 @@ async def test_transactions_gather_until_somebody_waits_for_them(database: str, 
             await node.sql("INSERT INTO doc VALUES ($1)", i)
         await sent(node)
         await node.captured()
-        assert [s.header.transactions for s in await node.sets()] == [1, 5]
+        counts = [s.header.transactions for s in await node.sets()]
+        # While the wait for the first one is just ending, the stream is read on, and the second may go by itself.
+        assert counts in ([1, 5], [1, 1, 4])
 
 
 async def test_what_waits_for_capture_is_not_held_up(database: str, endless: None) -> None:

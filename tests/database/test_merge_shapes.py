@@ -96,7 +96,8 @@ NAMES = f"""
 CREATE SCHEMA "My Schema";
 CREATE TABLE "My Schema"."select" (
     "op" int, "ord" text, "hlc" text, "image" text, "k_1" text, "{LONG}" text, "{QUOTED}" text,
-    "User" int NOT NULL DEFAULT 0, "ctid_" text, "s" text, "t" text, "g" text, "p" text, "100%" text, "act" text, "dirty" text, "clean" text,
+    "User" int NOT NULL DEFAULT 0, "ctid_" text, "s" text, "t" text, "g" text, "p" text, "100%" text,
+    "act" text, "dirty" text, "clean" text,
     "a_1" text, "a:b" text,
     PRIMARY KEY ("ord", "op")
 );
