@@ -16,7 +16,8 @@ from sidecar.node.inbox import Inbox, ReceivedSet
 from sidecar.node.pulse import Pulse
 from sidecar.node.rewrite import rewrite_rows
 from sidecar.node.state import NodeState
-from sidecar.postgres.merge import Merger, MergeResult, MergeSet, UniqueSwapError, is_row_error
+from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError, is_row_error
+from sidecar.postgres.merge_batch import MergeSet
 from sidecar.postgres.relay import Relayed
 
 CAPTURE_WAIT_S = 5.0

@@ -11,7 +11,7 @@ from sidecar.core.hlc import show, to_ms
 from sidecar.core.versions import VersionVector
 from sidecar.node.inbox import Inbox, ReceivedSet
 from sidecar.node.state import NodeState
-from sidecar.postgres.merge import MergeSet
+from sidecar.postgres.merge_batch import MergeSet
 
 GAP_S = 1.0
 """How long a gap may stand: heartbeats and parts of one link may be handled in turns, which takes milliseconds."""

@@ -16,7 +16,7 @@ from sidecar.node.relay import RelayPolicy, Route
 from sidecar.node.ship import Shipper, Tail, ship
 from sidecar.node.state import NodeState
 from sidecar.peers.link import Link
-from sidecar.postgres.journal import JournalReader
+from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.relay import RelayStore
 
 BELOW_TOLD_S = 30.0

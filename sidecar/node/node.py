@@ -27,7 +27,8 @@ from sidecar.node.upkeep import catalogue_loop, heartbeat_loop, peers_loop, supe
 from sidecar.node.waits import ClockWaits, Waits
 from sidecar.peers.mesh import PeerMesh
 from sidecar.postgres.catalogue_session import CatalogueSession
-from sidecar.postgres.journal import JournalReader, JournalStart, JournalWriter
+from sidecar.postgres.journal import JournalStart, JournalWriter
+from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.merge import Merger
 from sidecar.postgres.problem import errors
 from sidecar.postgres.relay import RelayStore, RelayWriter

@@ -13,7 +13,7 @@ from sidecar.errors import TransientError
 from sidecar.node.relay import Route
 from sidecar.node.state import NodeState
 from sidecar.peers.link import Link
-from sidecar.postgres.journal import JournalReader
+from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.relay import RelayStore
 
 TAIL_BYTES_MAX = 16 * 1024 * 1024

@@ -11,7 +11,8 @@ from sidecar.node.links import NodeLinks
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.peers.mesh import PeerMesh
 from sidecar.peers.status import PeerPhase
-from sidecar.postgres.journal import JournalReader, JournalWriter
+from sidecar.postgres.journal import JournalWriter
+from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.relay import RelayStore
 
 CLOSE_WAIT_S = 5.0

@@ -16,7 +16,7 @@ from sidecar.core.versions import VersionVector, dominates
 from sidecar.errors import UsageError
 from sidecar.node.links import NodeLinks
 from sidecar.node.state import CaptureProgress, NodeState
-from sidecar.postgres.journal import JournalReader
+from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.wait_board import Reason, WaitBoard
 
 QUIET_S = 1.0

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,27 +18,24 @@ from typing import Protocol
 import asyncpg
 
 from sidecar.core.catalog import TableSpec
-from sidecar.core.changes import ChangeSetHeader, TableChanges, is_truncation
+from sidecar.core.changes import ChangeSetHeader, is_truncation
 from sidecar.core.merge import truncate
 from sidecar.core.merge.apply import merge_statement, seen_statement
 from sidecar.core.merge.clean import check_statement, lock_statement, restamp_statement
-from sidecar.core.merge.combine import combine
 from sidecar.core.merge.quarantine import quarantine_statement
 from sidecar.core.merge.shapes import Shapes
 from sidecar.core.merge.staging import Argument, Shape, Statement, bind, full_shape
 from sidecar.core.merge.unique import parked_columns, unpark_statement
 from sidecar.core.pgoutput import parse_lsn, record_end
-from sidecar.errors import ApplyError, DirtyRowsError, HeldError, ProtocolError, TransientError
-from sidecar.postgres.relay import Relayed, RelayWriter
+from sidecar.errors import ApplyError, DirtyRowsError, ProtocolError, TransientError
+from sidecar.postgres.merge_batch import Batch, MergeSet, MergeUnit, UnitNotes
+from sidecar.postgres.relay import RelayWriter
 from sidecar.postgres.session import Privileges, Session
 from sidecar.postgres.statements import load
 from sidecar.postgres.truncate import genesis_deletes
 
 Observe = Callable[[ChangeSetHeader], None]
 """Told of each change set before its commit."""
-
-Accepted = dict[int, str]
-"""Position -> xmin ('' for no row) seen before capture passed the log: clean after it."""
 
 
 class CaptureGate(Protocol):
@@ -66,98 +63,6 @@ class UniqueSwapError(TransientError):
 
 class UniqueClashError(ApplyError):
     """Two rows claim the same unique value for good."""
-
-
-@dataclass(slots=True)
-class UnitNotes:
-    """What earlier tries learnt about one unit."""
-
-    accepted: Accepted = field(default_factory=dict)
-    reinsert: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MergeUnit:
-    """What one statement merges: rows of one table, from one change set or several (``members``)."""
-
-    spec: TableSpec
-    changes: TableChanges
-    members: bytes
-    notes: UnitNotes
-
-
-@dataclass(slots=True)
-class MergeSet:
-    """One change set, ready to merge. ``header`` is the last part's. The tables are read anew for every pass, so that a
-    change set of any size is merged part by part; only the notes stay in memory. ``relayed``: what of it goes into the
-    journal."""
-
-    header: ChangeSetHeader
-    tables: Callable[[], Iterator[TableChanges]]
-    catalogue: Mapping[str, TableSpec]
-    notes: dict[int, UnitNotes] = field(default_factory=dict)
-    relayed: Relayed | None = None
-
-
-class Batch:
-    """The change sets of one transaction. ``own`` are arguments that every merge statement of it takes. ``locked``: all
-    that it touches is locked, and captured."""
-
-    def __init__(self, sets: Sequence[MergeSet]) -> None:
-        self.sets = sets
-        self.locked = False
-        self._notes = sets[0].notes if len(sets) == 1 else {}
-        headers = [merge_set.header for merge_set in sets]
-        width = max([1, *(node for header in headers for node in header.context)])
-        self.own: dict[str, Argument] = {
-            "origins": [header.origin for header in headers],
-            "contexts": [[header.context.get(node, 0) for node in range(1, width + 1)] for header in headers],
-            "from_hlcs": [header.from_hlc for header in headers],
-            "to_hlcs": [header.to_hlc for header in headers],
-        }
-
-    def units(self) -> Iterator[MergeUnit]:
-        """The units in order. :class:`HeldError` when a table does not fit the local catalogue (invariant 12)."""
-        catalogue = self.sets[0].catalogue
-        origins = [merge_set.header.origin for merge_set in self.sets]
-        for i, unit in enumerate(combine([merge_set.tables() for merge_set in self.sets], origins)):
-            notes = self._notes.setdefault(i, UnitNotes())
-            yield MergeUnit(local_table(catalogue, unit.changes), unit.changes, unit.members, notes)
-
-    def relayed(self) -> list[Relayed]:
-        """What goes into the journal."""
-        return [merge_set.relayed for merge_set in self.sets if merge_set.relayed is not None]
-
-    def intervals(self) -> Iterator[tuple[int, int, int]]:
-        """Per origin the interval ``(origin, from_hlc, to_hlc)`` that its change sets cover together."""
-        ends: dict[int, tuple[int, int]] = {}
-        for merge_set in self.sets:
-            header = merge_set.header
-            start, _ = ends.get(header.origin, (header.from_hlc, 0))
-            ends[header.origin] = (start, header.to_hlc)
-        for origin, (start, end) in ends.items():
-            yield origin, start, end
-
-
-def local_table(catalogue: Mapping[str, TableSpec], changes: TableChanges) -> TableSpec:
-    """Look a peer's table up by name; :class:`HeldError` when it is not here or lacks something."""
-    name = f"{changes.schema}.{changes.name}"
-    spec = catalogue.get(name)
-    if spec is None:
-        raise HeldError(
-            f"changes of table {name} wait: it is not replicated in this database",
-            mend=f"create it and annotate it here: COMMENT ON TABLE {name} IS '@crdt'",
-        )
-    if {c.name for c in spec.key} != set(changes.key_columns):
-        raise HeldError(f"changes of table {name} wait: its primary key differs here", mend="make the keys equal")
-    known = {c.name for c in spec.columns}
-    missing = [column for column in changes.columns if column not in known]
-    if missing:
-        raise HeldError(
-            f"changes of table {name} wait: column {missing[0]!r} is missing here",
-            mend=f"ALTER TABLE {name} ADD COLUMN as on the other node",
-        )
-    return spec
 
 
 @dataclass(slots=True)

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from sidecar.core.changes import ChangeSetPart
-from sidecar.postgres.journal import JournalReader, JournalWriter
+from sidecar.postgres.journal import JournalWriter
+from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
 

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Collection
 
 from sidecar.core.pgoutput import parse_lsn, show_lsn
-from sidecar.postgres.journal import JournalReader
+from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
 

@@ -20,7 +20,8 @@ from sidecar.core.merge.state_tables import state_ddl
 from sidecar.errors import DirtyRowsError
 from sidecar.node.rewrite import touch
 from sidecar.postgres.admin import connect
-from sidecar.postgres.merge import Merger, MergeResult, MergeSet, UniqueSwapError
+from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError
+from sidecar.postgres.merge_batch import MergeSet
 from sidecar.postgres.migrations import migrate
 from sidecar.postgres.session import Session
 

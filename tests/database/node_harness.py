@@ -30,8 +30,10 @@ from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.postgres.admin import connect
 from sidecar.postgres.attach import initialise
 from sidecar.postgres.catalogue_session import CatalogueSession
-from sidecar.postgres.journal import JournalReader, JournalWriter
-from sidecar.postgres.merge import Merger, MergeResult, MergeSet, UniqueSwapError, is_row_error
+from sidecar.postgres.journal import JournalWriter
+from sidecar.postgres.journal_reader import JournalReader
+from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError, is_row_error
+from sidecar.postgres.merge_batch import MergeSet
 from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.session import Session
 from sidecar.settings import LimitSettings, NodeSettings, Settings

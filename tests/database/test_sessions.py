@@ -18,7 +18,7 @@ from sidecar.errors import UsageError
 from sidecar.lab.waiting import wait_until
 from sidecar.postgres.admin import connect
 from sidecar.postgres.attach import initialise
-from sidecar.postgres.journal import JournalReader
+from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.session import Session
 from sidecar.postgres.wait_board import Reason, WaitBoard
 from sidecar.settings import NodeSettings, Settings

@@ -17,7 +17,8 @@ from sidecar.node.apply import Applier
 from sidecar.node.inbox import Inbox
 from sidecar.node.pulse import Pulse
 from sidecar.node.state import NodeState
-from sidecar.postgres.merge import MergeResult, MergeSet, UniqueSwapError
+from sidecar.postgres.merge import MergeResult, UniqueSwapError
+from sidecar.postgres.merge_batch import MergeSet
 from sidecar.settings import load
 
 DEADLINE_S = 20

@@ -1,0 +1,108 @@
+"""What one merge transaction is given: change sets, and the units of one table each that its statements merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sidecar.core.catalog import TableSpec
+from sidecar.core.changes import ChangeSetHeader, TableChanges
+from sidecar.core.merge.combine import combine
+from sidecar.core.merge.staging import Argument
+from sidecar.errors import HeldError
+from sidecar.postgres.relay import Relayed
+
+Accepted = dict[int, str]
+"""Position -> xmin ('' for no row) seen before capture passed the log: clean after it."""
+
+
+@dataclass(slots=True)
+class UnitNotes:
+    """What earlier tries learnt about one unit."""
+
+    accepted: Accepted = field(default_factory=dict)
+    reinsert: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MergeUnit:
+    """What one statement merges: rows of one table, from one change set or several (``members``)."""
+
+    spec: TableSpec
+    changes: TableChanges
+    members: bytes
+    notes: UnitNotes
+
+
+@dataclass(slots=True)
+class MergeSet:
+    """One change set, ready to merge. ``header`` is the last part's. The tables are read anew for every pass, so that a
+    change set of any size is merged part by part; only the notes stay in memory. ``relayed``: what of it goes into the
+    journal."""
+
+    header: ChangeSetHeader
+    tables: Callable[[], Iterator[TableChanges]]
+    catalogue: Mapping[str, TableSpec]
+    notes: dict[int, UnitNotes] = field(default_factory=dict)
+    relayed: Relayed | None = None
+
+
+class Batch:
+    """The change sets of one transaction. ``own`` are arguments that every merge statement of it takes. ``locked``: all
+    that it touches is locked, and captured."""
+
+    def __init__(self, sets: Sequence[MergeSet]) -> None:
+        self.sets = sets
+        self.locked = False
+        self._notes = sets[0].notes if len(sets) == 1 else {}
+        headers = [merge_set.header for merge_set in sets]
+        width = max([1, *(node for header in headers for node in header.context)])
+        self.own: dict[str, Argument] = {
+            "origins": [header.origin for header in headers],
+            "contexts": [[header.context.get(node, 0) for node in range(1, width + 1)] for header in headers],
+            "from_hlcs": [header.from_hlc for header in headers],
+            "to_hlcs": [header.to_hlc for header in headers],
+        }
+
+    def units(self) -> Iterator[MergeUnit]:
+        """The units in order. :class:`HeldError` when a table does not fit the local catalogue (invariant 12)."""
+        catalogue = self.sets[0].catalogue
+        origins = [merge_set.header.origin for merge_set in self.sets]
+        for i, unit in enumerate(combine([merge_set.tables() for merge_set in self.sets], origins)):
+            notes = self._notes.setdefault(i, UnitNotes())
+            yield MergeUnit(local_table(catalogue, unit.changes), unit.changes, unit.members, notes)
+
+    def relayed(self) -> list[Relayed]:
+        """What goes into the journal."""
+        return [merge_set.relayed for merge_set in self.sets if merge_set.relayed is not None]
+
+    def intervals(self) -> Iterator[tuple[int, int, int]]:
+        """Per origin the interval ``(origin, from_hlc, to_hlc)`` that its change sets cover together."""
+        ends: dict[int, tuple[int, int]] = {}
+        for merge_set in self.sets:
+            header = merge_set.header
+            start, _ = ends.get(header.origin, (header.from_hlc, 0))
+            ends[header.origin] = (start, header.to_hlc)
+        for origin, (start, end) in ends.items():
+            yield origin, start, end
+
+
+def local_table(catalogue: Mapping[str, TableSpec], changes: TableChanges) -> TableSpec:
+    """Look a peer's table up by name; :class:`HeldError` when it is not here or lacks something."""
+    name = f"{changes.schema}.{changes.name}"
+    spec = catalogue.get(name)
+    if spec is None:
+        raise HeldError(
+            f"changes of table {name} wait: it is not replicated in this database",
+            mend=f"create it and annotate it here: COMMENT ON TABLE {name} IS '@crdt'",
+        )
+    if {c.name for c in spec.key} != set(changes.key_columns):
+        raise HeldError(f"changes of table {name} wait: its primary key differs here", mend="make the keys equal")
+    known = {c.name for c in spec.columns}
+    missing = [column for column in changes.columns if column not in known]
+    if missing:
+        raise HeldError(
+            f"changes of table {name} wait: column {missing[0]!r} is missing here",
+            mend=f"ALTER TABLE {name} ADD COLUMN as on the other node",
+        )
+    return spec
