@@ -88,6 +88,7 @@ class PeerSettings(_Section):
 
     name: NodeName
     address: Address
+    dsn: Annotated[str | None, Field(description="its database, for sidecar join")] = None
     relay: Annotated[bool | None, Field(description="relay with this peer; as in [node] when left out")] = None
     relay_origins: Annotated[tuple[NodeName, ...] | None, Field(description="only these nodes' changes; else all")] = (
         None

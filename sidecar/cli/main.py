@@ -54,6 +54,12 @@ COMMANDS = (
         "sidecar init -c node.toml",
     ),
     _Command(
+        "join",
+        "sidecar.cli.join",
+        "Copy another node's rows and states into this node's database, so that it can take part. Safe to run again.",
+        "sidecar join --from us-east -c node.toml",
+    ),
+    _Command(
         "run",
         "sidecar.cli.run",
         "Run this node: capture local changes, ship them, merge the peers' changes. Ends cleanly on SIGTERM and"

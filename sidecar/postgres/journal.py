@@ -77,12 +77,19 @@ class JournalWriter:
         self.parts = 0
         self.seq = 0
 
-    async def start(self) -> JournalStart:
-        """Read where to resume; :class:`FatalError` when the database was not initialised."""
+    async def start(self, *, joining: bool = False) -> JournalStart:
+        """Read where to resume; :class:`FatalError` when the database was not initialised, or a join was begun and not
+        finished (``joining``: it goes on)."""
         connection = self._session.connection
         row = await connection.fetchrow(self._sql["read_node"])
         if row is None:
             raise FatalError("this database is not initialised", mend="run sidecar init")
+        source = None if joining else await connection.fetchval(load("join")["joining"])
+        if source is not None:
+            raise FatalError(
+                f"this database has begun to join from {source} and holds a part of it",
+                mend=f"bring it to its end: sidecar join --from {source}",
+            )
         rows = await connection.fetch(self._sql["read_clock"])
         clock = {r["node"]: r["hlc"] for r in rows}
         context = {r["node"]: r["change_hlc"] for r in rows if r["change_hlc"]}

@@ -79,16 +79,19 @@ def recent(floor: int | None) -> str:
     return "t.ctid IS NOT NULL" + ("" if floor is None else f" AND age(t.xmin) <= age('{floor}'::xid)")
 
 
-def plain(floor: int) -> str:
-    """Whether user row ``t`` is as genesis left it: no state, and no commit that could make one."""
-    return f"(s.ctid IS NULL AND NOT ({recent(floor)}))"
-
-
 def uncaptured(spec: TableSpec, floor: int | None) -> str:
     """Whether user row ``t`` and row state ``s``, either perhaps missing, do not belong together (as far as can be told
     by one look: the rows of savepoints carry another xid than their state)."""
     deleted = f"t.ctid IS NULL AND s.ctid IS NOT NULL AND {liveness.alive_here(spec, 's')}"
     return f"coalesce({recent(floor)} AND t.xmin IS DISTINCT FROM s.row_xmin OR {deleted}, false)"
+
+
+def unsettled(source: TableSpec, floor: int | None) -> str:
+    """Whether user row ``t`` may show something else than its state ``s`` says: :func:`uncaptured`, or in the queue of
+    those that its own node is going to rewrite."""
+    keys = ", ".join(f"t.{quote(c.name)}::text" for c in source.key)
+    queued = f"SELECT FROM crdt_state.rewrite AS w WHERE w.table_id = {source.table_id} AND w.row_key = ARRAY[{keys}]"
+    return f"({uncaptured(source, floor)} OR EXISTS ({queued}))"
 
 
 def _match(source: TableSpec) -> str:
@@ -174,6 +177,54 @@ def _values(source: TableSpec, column: ColumnSpec) -> list[str]:
     if column.is_element:
         out += [f"s.e_{n}", f"s.z_{n}"]
     return out
+
+
+STATE_FIXED = ("row_node", "row_hlc", "live_node", "live_hlc", "dead_node", "dead_hlc", "image", "alive", "row_dots")
+"""The columns of a row state that every table has, but the xmin."""
+
+
+def _state_columns(column: ColumnSpec) -> list[str]:
+    if column.is_counter:
+        return ["x"]
+    return ["n", "h", "v", *(["sib"] if column.is_sibling else []), *(["e", "z"] if column.is_element else [])]
+
+
+def row_state_columns(spec: TableSpec) -> list[str]:
+    """The columns of a row state table, in the order of :func:`row_states_query`."""
+    keys = [f"k_{c.attnum}" for c in spec.key]
+    return [*keys, *STATE_FIXED, *(f"{x}_{c.attnum}" for c in spec.columns for x in _state_columns(c)), "row_xmin"]
+
+
+def row_states_query(source: TableSpec, target: TableSpec, xid: str, rows: str) -> str:
+    """Reads row states as they are, for the row state table of ``target``. ``xid``: of the transaction that inserts the
+    user rows here."""
+    attnum = {c.name: c.attnum for c in (*source.key, *source.columns)}
+    select = [f"s.k_{attnum[c.name]}" for c in target.key] + [f"s.{name}" for name in STATE_FIXED]
+    select += [f"s.{x}_{attnum[c.name]}" for c in target.columns for x in _state_columns(c)]
+    return f"SELECT {', '.join(select)}, CASE WHEN t.ctid IS NOT NULL THEN '{int(xid)}'::xid END {rows}"
+
+
+def counter_columns(spec: TableSpec) -> list[str]:
+    """The columns of a counter table, in the order of :func:`counters_query`."""
+    return [*(f"k_{c.attnum}" for c in spec.key), "attnum", "node", *counters.SUMS]
+
+
+def counters_query(source: TableSpec, target: TableSpec, rows: str) -> str:
+    """Reads the sums of all nodes as they are; ``rows`` is a FROM clause with ``c``."""
+    attnum = {c.name: c.attnum for c in (*source.key, *source.columns)}
+    number = " ".join(f"WHEN {attnum[c.name]} THEN {c.attnum}" for c in target.counters)
+    select = [f"c.k_{attnum[c.name]}" for c in target.key] + [f"CASE c.attnum {number} END", "c.node"]
+    return f"SELECT {', '.join([*select, *(f'c.{name}' for name in counters.SUMS)])} {rows}"
+
+
+def add_sums(target: TableSpec, sums: str) -> str:
+    """Brings the rows of ``sums``, a copy of the counter table, into that table."""
+    names = counter_columns(target)
+    greatest = ", ".join(f"{name} = greatest(c.{name}, excluded.{name})" for name in counters.SUMS)
+    return (
+        f"INSERT INTO {counter_table(target)} AS c ({', '.join(names)}) SELECT {', '.join(names)} FROM {sums}"
+        f" ON CONFLICT ({', '.join(names[: -len(counters.SUMS)])}) DO UPDATE SET {greatest}"
+    )
 
 
 def corrections(spec: TableSpec) -> list[str]:
