@@ -25,7 +25,7 @@ from sidecar.node.upkeep import supervise
 from sidecar.postgres import join_target
 from sidecar.postgres.catalogue_session import CatalogueSession
 from sidecar.postgres.join_copy import Piece, PieceCopier, is_empty, pieces
-from sidecar.postgres.join_source import JoinSource, Snapshot
+from sidecar.postgres.join_source import LOCK_TIMEOUT, JoinSource, Snapshot
 from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.problem import errors
@@ -243,11 +243,13 @@ class _Joining:
 
     async def _work(self, snapshot: Snapshot, waiting: Iterator[Piece]) -> None:
         state = self._here.state
-        settings = {"lock_timeout": f"{self._settings.limits.lock_timeout_ms}ms"}
+        # Sessions that make a table longer wait for each other, so copying is not as hasty as merging.
+        settings = {"lock_timeout": LOCK_TIMEOUT}
         session = await Session.open(self._settings.node.dsn, purpose="join", origin=False, settings=settings)
         try:
             async with self._source.reader(snapshot) as reader:
-                merger = StateMerger(session, self._here.progress, state.writer_lock)
+                limit_ms = self._settings.limits.lock_timeout_ms
+                merger = StateMerger(session, self._here.progress, state.writer_lock, lock_timeout_ms=limit_ms)
                 copier = PieceCopier(self._source, snapshot, reader, merger, self._own)
                 for piece in waiting:
                     count = await copier.copy(piece)

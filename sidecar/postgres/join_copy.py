@@ -101,7 +101,7 @@ class PieceCopier:
             return 0
         if piece.straight:
             # Where somebody writes the same keys here meanwhile, the piece is merged with what is here.
-            with contextlib.suppress(asyncpg.UniqueViolationError):
+            with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.LockNotAvailableError):
                 return await self._copy_straight(piece)
         return await self._merge(piece)
 

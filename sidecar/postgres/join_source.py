@@ -23,7 +23,7 @@ SCANS = {name: "on" for name, value in PLANNER_SETTINGS.items() if value == "off
 """Whole tables are read here, where the merge's sessions look rows up by key."""
 
 LOCK_TIMEOUT = "200ms"
-"""Well below deadlock_timeout (1 s), so that the application over there never gives way."""
+"""Well below deadlock_timeout (1 s), so that the application never is the one to give way, here or over there."""
 
 PIPED_CHUNKS = 16
 """Pieces of COPY data (some 100 kB each) read ahead of what is written."""

@@ -51,6 +51,7 @@ class StateMerger:
     session: Session
     gate: CaptureGate
     writer: asyncio.Lock
+    lock_timeout_ms: int
     _statements: dict[TableSpec, Statement] = field(default_factory=dict)
 
     async def prepare(self, spec: TableSpec) -> None:
@@ -92,11 +93,13 @@ class StateMerger:
 
     async def _merge_unlocked(self, spec: TableSpec, own: VersionVector, other: Mapping[int, int]) -> StateMerge:
         async with self.writer, self.session.own_transaction():
+            await self._give_way()
             return await self._run(spec, own, other)
 
     async def _merge_locked(self, spec: TableSpec, own: VersionVector, other: Mapping[int, int]) -> StateMerge:
         async with self.session.own_transaction():
             connection = self.session.connection
+            await self._give_way()
             await connection.execute(lock_staged_statement(spec))
             await connection.execute(accept_statement(spec))
             if not await self.gate.captured(await self._log_end(), LOCKED_WAIT_S):
@@ -108,6 +111,9 @@ class StateMerger:
                 except TimeoutError:
                     raise DirtyRowsError("capture is writing; the rows are let go meanwhile") from None
                 return await self._run(spec, own, other)
+
+    async def _give_way(self) -> None:
+        await self.session.connection.execute(f"SET LOCAL lock_timeout = {self.lock_timeout_ms}")
 
     async def _run(self, spec: TableSpec, own: VersionVector, other: Mapping[int, int]) -> StateMerge:
         statement = self._statements.get(spec)

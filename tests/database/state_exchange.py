@@ -15,7 +15,7 @@ async def merge_states(here: HarnessNode, other: HarnessNode, tables: Iterable[s
     """Merge all of ``other``'s states; both have captured everything. Then this node's clock covers the other's."""
     await here.captured()
     await other.captured()
-    merger = StateMerger(here.merge_session, here.progress, here.state.writer_lock)
+    merger = StateMerger(here.merge_session, here.progress, here.state.writer_lock, lock_timeout_ms=20)
     total = StateMerge()
     reader = await asyncpg.connect(other.dsn, server_settings={"timezone": "UTC", "search_path": "pg_catalog"})
     try:
