@@ -104,6 +104,8 @@ CREATE FUNCTION crdt_state.stamps_merge(state jsonb, change jsonb, origin int8, 
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
 DECLARE
+    -- Not toasted: looked into once for every element.
+    held    constant jsonb := state || '{}'::jsonb;
     changed jsonb;
 BEGIN
     changed := (
@@ -120,8 +122,8 @@ BEGIN
                         ELSE jsonb_build_array(a.value::int8, origin, true) END
             FROM jsonb_each(change -> 'add') AS a
         ) AS n
-        WHERE NOT state ? n.element
-           OR (n.hlc, origin) >= ((state -> n.element -> 0)::int8, (state -> n.element -> 1)::int8)
+        WHERE NOT held ? n.element
+           OR (n.hlc, origin) >= ((held -> n.element -> 0)::int8, (held -> n.element -> 1)::int8)
     );
     RETURN CASE WHEN changed IS NULL THEN state ELSE state || changed END;
 END
@@ -239,6 +241,8 @@ $$;
 CREATE FUNCTION crdt_state.stamps_conflicts(state jsonb, change jsonb, origin int8, context int8[], is_map boolean) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
+DECLARE
+    held constant jsonb := state || '{}'::jsonb;
 BEGIN
     IF context IS NULL THEN
         RETURN NULL;
@@ -256,7 +260,7 @@ BEGIN
                 SELECT a.key, CASE WHEN is_map THEN (a.value -> 0)::int8 ELSE a.value::int8 END,
                        CASE WHEN is_map THEN jsonb_build_object(a.key, a.value -> 1)::text ELSE a.key END
                 FROM jsonb_each(change -> 'add') AS a
-            ) AS n, LATERAL (SELECT state -> n.element AS entry) AS s
+            ) AS n, LATERAL (SELECT held -> n.element AS entry) AS s
             WHERE s.entry IS NOT NULL
         ) AS c
         WHERE c.value IS DISTINCT FROM c.here
@@ -279,12 +283,12 @@ BEGIN
     RETURN (
         SELECT CASE WHEN count(*) > 1 THEN jsonb_agg(w.w ORDER BY w.hlc DESC, w.node DESC) END
         FROM (
-            SELECT s.value AS w, (s.value -> 0)::int8 AS node, (s.value -> 1)::int8 AS hlc
+            SELECT s.value AS w, (s.value -> 0)::int8 AS node, (s.value -> 1)::int8 AS hlc, false AS incoming
             FROM jsonb_array_elements(coalesce(siblings, jsonb_build_array(jsonb_build_array(node, hlc, value)))) AS s
             UNION ALL
-            SELECT jsonb_build_array(origin, in_hlc, in_value), origin, in_hlc
+            SELECT jsonb_build_array(origin, in_hlc, in_value), origin, in_hlc, true
         ) AS w
-        WHERE w.node = origin AND w.hlc = in_hlc OR w.node <> origin AND w.hlc > coalesce(context[w.node], 0)
+        WHERE w.incoming OR w.node <> origin AND w.hlc > coalesce(context[w.node], 0)
     );
 END
 $$;

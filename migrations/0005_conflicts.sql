@@ -7,6 +7,18 @@ LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT CASE WHEN vector IS NOT NULL THEN crdt_state.vector_json(0, 0, vector) END $$;
 
+-- Whether the caller may see values of the table: SELECT on it, and no row security that applies to the caller, because a
+-- record is no row of the table; or the sidecar's own role.
+CREATE OR REPLACE FUNCTION crdt.may_read(relation oid) RETURNS boolean
+LANGUAGE sql STABLE
+AS $$
+    SELECT coalesce(pg_catalog.has_table_privilege(relation, 'SELECT'), false)
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c
+                           WHERE c.oid = relation AND c.relrowsecurity AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
+                             AND NOT (SELECT r.rolbypassrls FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user))
+        OR (SELECT pg_catalog.pg_has_role(s.nspowner, 'USAGE') FROM pg_catalog.pg_namespace AS s WHERE s.nspname = 'crdt_state')
+$$;
+
 CREATE OR REPLACE VIEW crdt.conflicts AS
     SELECT f.id, f.detected, format('%I.%I', t.schema_name, t.table_name) AS "table", f.row_key AS key,
            f.column_name AS "column", f.rule,
@@ -123,6 +135,8 @@ RETURNS TABLE ("column" name, type text, value text, writer text, written_at tim
                siblings jsonb, elements jsonb, lost jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO, MDY' SET "IntervalStyle" = 'postgres' SET extra_float_digits = '1'
+SET bytea_output = 'hex' SET lc_monetary = 'C'
 AS $function$
 #variable_conflict use_column
 DECLARE
@@ -175,6 +189,8 @@ CREATE FUNCTION crdt.siblings("table" regclass, key text, only_column name DEFAU
 RETURNS TABLE ("column" name, value text, writer text, written_at timestamptz, dot text, shown boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO, MDY' SET "IntervalStyle" = 'postgres' SET extra_float_digits = '1'
+SET bytea_output = 'hex' SET lc_monetary = 'C'
 AS $function$
 #variable_conflict use_column
 DECLARE
@@ -209,12 +225,14 @@ END
 $function$;
 
 -- What crdt.reassert needs of a conflict: its table and key, and the tombstone of the row. Refuses a caller who may not
--- read the table.
-CREATE FUNCTION crdt_state.reassertable(id uuid)
+-- read the table; callers have no rights on crdt_state.
+CREATE FUNCTION crdt.reassertable(id uuid)
 RETURNS TABLE (relation oid, row_key jsonb, column_name name, crdt text, base_type text, kind text, rule text,
                winner_value text, loser_value text, image jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO, MDY' SET "IntervalStyle" = 'postgres' SET extra_float_digits = '1'
+SET bytea_output = 'hex' SET lc_monetary = 'C'
 AS $function$
 #variable_conflict use_column
 DECLARE
@@ -248,9 +266,11 @@ $function$;
 -- crdt.reassert(conflict): writes the value that lost again, as an ordinary write of the caller, later than everything its
 -- row holds here; so it wins on every node against what it lost to. Of a map or a set: the key or element alone. Of a
 -- row (a delete that lost, a write that lost to a delete): deletes it again, or puts it back from its tombstone. Returns
--- what the column shows then, 'deleted' or 'written' for rows.
+-- what the column shows then, 'deleted' or 'written' for rows. It runs with the caller's rights and pg_catalog alone as
+-- search path, so that nothing planted in another schema runs; triggers of the table run with that path, too.
 CREATE FUNCTION crdt.reassert(id uuid) RETURNS text
 LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
     f        record;
@@ -259,7 +279,7 @@ DECLARE
     shown    text;
     touched  int8;
 BEGIN
-    SELECT * INTO f FROM crdt_state.reassertable($1);
+    SELECT * INTO f FROM crdt.reassertable($1);
     place := (SELECT pg_catalog.string_agg(pg_catalog.format('t.%I = (%L)::%s', a.attname, f.row_key ->> a.attname::text,
                                            pg_catalog.format_type(a.atttypid, a.atttypmod)), ' AND ')
               FROM pg_catalog.pg_attribute AS a

@@ -170,3 +170,25 @@ async def states(node: HarnessNode) -> list[Any]:
     names = ["k_1", *(f"e_{c.attnum}" for c in spec.elements), *(f"sib_{c.attnum}" for c in spec.siblings)]
     rows = await node.rows(f"SELECT {', '.join(names)} FROM crdt_state.row_{spec.table_id} ORDER BY k_1")
     return [[json.loads(value) if isinstance(value, str) else value for value in row] for row in rows]
+
+
+TWICE = """
+CREATE TABLE twice (id int PRIMARY KEY, note text, high numeric);
+COMMENT ON COLUMN twice.note IS '@crdt(mv_register)';
+COMMENT ON COLUMN twice.high IS '@crdt(max_register)';
+INSERT INTO twice SELECT i, 'g', 0 FROM generate_series(1, 4) AS i;
+"""
+
+
+async def test_a_column_written_twice_by_one_transaction_in_parts_has_one_value(postgres_server) -> None:  # type: ignore[no-untyped-def]
+    """The parts of a large transaction share its dot; the later write takes the place of the earlier one."""
+    async with cluster(postgres_server, 3, TWICE, limits={"batch_rows_max": 2}) as nodes:
+        a, b, _ = nodes
+        await b.sql("UPDATE twice SET note = 'B', high = 5")
+        await b.captured()
+        async with a.app.transaction():
+            await a.sql("UPDATE twice SET note = 'first', high = 100")
+            await a.sql("UPDATE twice SET note = 'second', high = 1")
+        await a.captured()
+        (rows,) = await converged(nodes, "twice")
+        assert [row.rpartition(",")[2] for row in rows] == ["5)"] * 4
