@@ -247,9 +247,9 @@ WRONG_TABLES = {
         "CREATE TABLE t (id int PRIMARY KEY, n text); COMMENT ON COLUMN t.n IS '@crdt(pn_counter)'",
         ("public.t.n", "pn_counter", "text", "bigint"),
     ),
-    "type of a later version": (
-        "CREATE TABLE t (id int PRIMARY KEY, n text); COMMENT ON COLUMN t.n IS '@crdt(mv_register)'",
-        ("public.t.n", "mv_register"),
+    "set that is no array": (
+        "CREATE TABLE t (id int PRIMARY KEY, n text); COMMENT ON COLUMN t.n IS '@crdt(or_set)'",
+        ("public.t.n", "or_set", "array"),
     ),
     "unlogged table": (
         "CREATE UNLOGGED TABLE t (id int PRIMARY KEY); COMMENT ON TABLE t IS '@crdt'",
