@@ -85,6 +85,8 @@ class Capture:
             if self._flushing is not None:
                 self._flushing.cancel()
                 await asyncio.wait({self._flushing})
+                if not self._flushing.cancelled():
+                    self._flushing.exception()  # one outage is told once, by the error that ends the loop
 
     async def _clock_believed(self) -> None:
         """While this node's clock is not believed, the log keeps the commits."""
@@ -112,6 +114,8 @@ class Capture:
             if not reading.done():
                 reading.cancel()
                 await asyncio.wait({reading})
+            if not reading.cancelled():
+                reading.exception()  # taken note of, also when this loop is being cancelled for another error
         return reading.result() if not reading.cancelled() else []
 
     async def _report_put_aside(self) -> None:

@@ -212,3 +212,5 @@ class CaptureProgress:
             if pinging is not None:
                 pinging.cancel()
                 await asyncio.wait({pinging})
+                if not pinging.cancelled():
+                    pinging.exception()  # the stream's own reader tells of a lost connection
