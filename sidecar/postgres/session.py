@@ -29,6 +29,10 @@ PLANNER_SETTINGS: dict[str, str] = {
     "work_mem": "64MB",
 }
 
+STACK_DEPTH = "6MB"
+"""A document as deep as an application's session could just store (2 MB) stands some levels deeper in a change and in a
+row state. Where the role may not set it, or the server's own limit is lower, such a document stops capture."""
+
 BEGIN_OWN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_logical_emit_message(true, '{ECHO_PREFIX}', '')"
 
 
@@ -62,6 +66,7 @@ class Session:
         try:
             replica = await _allowed(connection, "SET session_replication_role = replica")
             under_origin = origin and await _origin(connection, purpose)
+            await _allowed(connection, f"SET max_stack_depth = '{STACK_DEPTH}'")
         except BaseException:
             await connection.close()
             raise
@@ -164,7 +169,7 @@ def _as_psycopg(error: Exception) -> psycopg.Error:
 async def _allowed(connection: asyncpg.Connection, sql: str) -> bool:
     try:
         await connection.execute(sql)
-    except asyncpg.InsufficientPrivilegeError:
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError):
         return False
     return True
 

@@ -7,8 +7,9 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
-from node_harness import HarnessNode, cluster
+from node_harness import HarnessNode, cluster, converged
 
 from sidecar.core.elements import array_elements
 
@@ -220,3 +221,26 @@ async def test_rows_of_a_locked_table_are_queued_unseen(node: HarnessNode) -> No
         assert await queued(node) == {1}
     await node.rewrite()
     assert await node.rows("SELECT tags, flags::text FROM items WHERE id = 1") == [(["a", "c"], "{f,t}")]
+
+
+@pytest.mark.parametrize(("kind", "head", "tail"), [("or_set", "[", "]"), ("lww_map", '{"k": ', "}")])
+async def test_the_deepest_document_that_a_session_can_store_is_captured(
+    postgres_server,  # type: ignore[no-untyped-def]
+    kind: str,
+    head: str,
+    tail: str,
+) -> None:
+    schema = f"CREATE TABLE deep (id int PRIMARY KEY, x jsonb); COMMENT ON COLUMN deep.x IS '@crdt({kind})';"
+    async with cluster(postgres_server, 2, schema + "INSERT INTO deep VALUES (1)") as nodes:
+        a = nodes[0]
+        # What fits into the application's stack when it writes the row, found by halving.
+        fits, too_deep = 1, 60_000
+        while too_deep - fits > 20:
+            depth = (fits + too_deep) // 2
+            try:
+                await a.app.execute("UPDATE deep SET x = $1::text::jsonb", head + "[" * depth + "]" * depth + tail)
+            except asyncpg.StatementTooComplexError:
+                too_deep = depth
+            else:
+                fits = depth
+        await converged(nodes, "deep")
