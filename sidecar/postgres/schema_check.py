@@ -241,6 +241,13 @@ def _check_columns(under: Review) -> None:
         except SchemaError as error:
             under.add("error", error.message, error.mend, column.name)
             continue
+        if column.type_name == "bpchar":
+            under.add(
+                "error",
+                "is bpchar without a length: blanks at the end of its values would differ between nodes",
+                "make it text",
+                column.name,
+            )
         if word.word in ORDERED_WORDS and not column.is_ordered:
             under.add(
                 "error",

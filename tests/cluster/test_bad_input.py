@@ -247,6 +247,10 @@ WRONG_TABLES = {
         "CREATE TABLE t (id int PRIMARY KEY, n text); COMMENT ON COLUMN t.n IS '@crdt(pn_counter)'",
         ("public.t.n", "pn_counter", "text", "bigint"),
     ),
+    "blanks that get lost": (
+        "CREATE TABLE t (id int PRIMARY KEY, n bpchar); COMMENT ON TABLE t IS '@crdt'",
+        ("public.t.n", "bpchar", "text"),
+    ),
     "set that is no array": (
         "CREATE TABLE t (id int PRIMARY KEY, n text); COMMENT ON COLUMN t.n IS '@crdt(or_set)'",
         ("public.t.n", "or_set", "array"),
