@@ -331,7 +331,8 @@ END
 $$;
 
 -- A merge(fn) column's value: {value, reason}. The function is folded over the siblings from the highest (hlc, node) down.
--- When it is missing, raises an error or returns NULL, the highest sibling is the value and reason says why. Errors
+-- When it is missing, raises an error, returns NULL or what the column cannot hold, the highest sibling is the value and
+-- reason says why (a cast would cut a text that is too long). Errors
 -- that would be gone at the next try (locks, memory, shutdown) are raised: nodes must not differ by them.
 CREATE FUNCTION crdt_state.fold_siblings(siblings jsonb, fn text, home text, type text) RETURNS text[]
 LANGUAGE plpgsql STABLE
@@ -339,6 +340,7 @@ AS $$
 DECLARE
     highest constant text := siblings -> 0 ->> 2;
     folded  text := highest;
+    fitted  text;
     called  text;
 BEGIN
     called := crdt_state.merge_function(fn, home, type);
@@ -351,6 +353,11 @@ BEGIN
             RETURN ARRAY[highest, format('function %s returned NULL', fn)];
         END IF;
     END LOOP;
+    EXECUTE format('SELECT ($1::%s)::text', type) INTO fitted USING folded;
+    IF rtrim(fitted) IS DISTINCT FROM rtrim(folded)
+       AND (SELECT t.typcategory IN ('S', 'V') FROM pg_type AS t WHERE t.oid = to_regtype(type)) THEN
+        RETURN ARRAY[highest, format('function %s returned a value that does not fit %s', fn, type)];
+    END IF;
     RETURN ARRAY[folded, NULL];
 EXCEPTION
     WHEN OTHERS OR assert_failure THEN

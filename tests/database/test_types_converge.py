@@ -192,3 +192,27 @@ async def test_a_column_written_twice_by_one_transaction_in_parts_has_one_value(
         await a.captured()
         (rows,) = await converged(nodes, "twice")
         assert [row.rpartition(",")[2] for row in rows] == ["5)"] * 4
+
+
+UNFIT = """
+CREATE FUNCTION joined(winner varchar, other varchar) RETURNS varchar LANGUAGE sql
+    AS $$ SELECT winner || '+' || other $$;
+CREATE FUNCTION summed(winner numeric, other numeric) RETURNS numeric LANGUAGE sql AS $$ SELECT winner + other $$;
+CREATE TABLE unfit (id int PRIMARY KEY, short varchar(5), small numeric(3,1));
+COMMENT ON COLUMN unfit.short IS '@crdt(merge(public.joined))';
+COMMENT ON COLUMN unfit.small IS '@crdt(merge(public.summed))';
+INSERT INTO unfit VALUES (1, 'g', 1);
+"""
+
+
+async def test_a_merged_value_that_does_not_fit_shows_the_latest_write(postgres_server) -> None:  # type: ignore[no-untyped-def]
+    async with cluster(postgres_server, 2, UNFIT) as nodes:
+        a, b = nodes
+        await a.sql("UPDATE unfit SET short = 'aaaa', small = 60")
+        await a.captured()
+        b.state.hlc.observe(a.state.hlc.last)
+        await b.sql("UPDATE unfit SET short = 'bbbb', small = 70")
+        assert await converged(nodes, "unfit") == [["(1,bbbb,70.0)"]]
+        for node in nodes:
+            assert await node.quarantine() == []
+            assert len([c for c in await node.conflicts() if c["kind"] == "merge_failed"]) == 2
