@@ -126,7 +126,7 @@ VALUES: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize(("seed", "nodes"), enumerate(ROW_RULES), indirect=["nodes"])
+@pytest.mark.parametrize(("seed", "nodes"), list(enumerate(ROW_RULES)), indirect=["nodes"])
 async def test_random_writes_converge(nodes: list[HarnessNode], seed: int) -> None:
     """Any mix of types, inserts, deletes, batches and partial deliveries."""
     choose = random.Random(seed)
