@@ -37,6 +37,21 @@ GONE_ERRORS = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyn
 """A table that was dropped, renamed or given away since its changes were made."""
 
 
+def journal_row(seq: int, part: ChangeSetPart) -> tuple[Any, ...]:
+    """A part as the columns of ``crdt_state.journal``, all but its origin."""
+    header = part.header
+    return (
+        seq,
+        header.part,
+        header.last,
+        header.from_hlc,
+        header.to_hlc,
+        msgspec.msgpack.encode(header),
+        part.body,
+        header.format_version,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class JournalStart:
     """Where a restarted node resumes."""
@@ -181,16 +196,7 @@ class JournalWriter:
         self.parts += 1
         part = ChangeSetPart(header=header, body=pack_tables(shipped))
         self._filled_bytes += len(part.body)
-        row = (
-            self.seq,
-            header.part,
-            header.last,
-            header.from_hlc,
-            header.to_hlc,
-            msgspec.msgpack.encode(header),
-            part.body,
-            header.format_version,
-        )
+        row = journal_row(self.seq, part)
         if header.last:
             self._last_part = row
         else:

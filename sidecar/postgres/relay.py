@@ -7,10 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from sidecar.core.changes import ChangeSetPart
-from sidecar.postgres.journal import JournalWriter
+from sidecar.postgres.journal import JournalWriter, journal_row
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
@@ -55,18 +53,7 @@ class RelayWriter:
         def rows() -> Iterator[tuple[Any, ...]]:
             for seq, relayed in zip(numbers, sets, strict=True):
                 for part in relayed.parts():
-                    header = part.header
-                    yield (
-                        seq,
-                        header.part,
-                        header.last,
-                        header.from_hlc,
-                        header.to_hlc,
-                        msgspec.msgpack.encode(header),
-                        part.body,
-                        header.format_version,
-                        header.origin,
-                    )
+                    yield (*journal_row(seq, part), part.header.origin)
 
         await session.connection.executemany(self._sql["insert_part"], rows())
 

@@ -23,7 +23,7 @@ import re
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.merge import counters, elements, liveness, multivalue, registers
-from sidecar.core.merge.clean import dirty, looked_up
+from sidecar.core.merge.clean import looked_up, looked_up_columns
 from sidecar.core.merge.conflicts import conflict_insert
 from sidecar.core.merge.multivalue import MultiValue
 from sidecar.core.merge.quarantine import absent_insert, json_object
@@ -78,19 +78,7 @@ class _Merge:
             "g.*",
             "coalesce(g.members, 1) AS member",
             f"({self.origins})[coalesce(g.members, 1)] AS origin",
-            "s.ctid AS s_ctid",
-            "t.ctid AS t_ctid",
-            "t.xmin AS t_xmin",
-            "t.ctid IS NOT NULL AS present",
-            "coalesce(s.row_hlc, 0) AS s_row_hlc",
-            "coalesce(s.row_node, 0::int2) AS s_row_node",
-            "coalesce(s.live_hlc, 0) AS s_live_hlc",
-            "coalesce(s.live_node, 0::int2) AS s_live_node",
-            "s.dead_hlc AS s_dead_hlc",
-            "s.dead_node AS s_dead_node",
-            "s.image",
-            f"{dirty(self.spec)} AS dirty",
-            *liveness.joined(self.spec),
+            *looked_up_columns(self.spec),
         ]
         for column in self.registers:
             select += registers.joined(column)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidecar.core.catalog import TableSpec, quote
-from sidecar.core.merge.liveness import alive_here
+from sidecar.core.merge.liveness import alive_here, joined
 from sidecar.core.merge.staging import Parameters, Statement, staged_keys
 from sidecar.core.merge.state_tables import key_match, qualified_user_table, row_table
 
@@ -33,6 +33,25 @@ def looked_up(spec: TableSpec) -> str:
         f"    LEFT JOIN LATERAL (SELECT t.ctid, t.xmin, t.* FROM {qualified_user_table(spec)} AS t"
         f" WHERE {on_user} LIMIT 1) AS t ON true"
     )
+
+
+def looked_up_columns(spec: TableSpec) -> list[str]:
+    """What every merge needs of the rows that :func:`looked_up` found, whatever columns its table has."""
+    return [
+        "s.ctid AS s_ctid",
+        "t.ctid AS t_ctid",
+        "t.xmin AS t_xmin",
+        "t.ctid IS NOT NULL AS present",
+        "coalesce(s.row_hlc, 0) AS s_row_hlc",
+        "coalesce(s.row_node, 0::int2) AS s_row_node",
+        "coalesce(s.live_hlc, 0) AS s_live_hlc",
+        "coalesce(s.live_node, 0::int2) AS s_live_node",
+        "s.dead_hlc AS s_dead_hlc",
+        "s.dead_node AS s_dead_node",
+        "s.image",
+        f"{dirty(spec)} AS dirty",
+        *joined(spec),
+    ]
 
 
 def check_statement(spec: TableSpec) -> Statement:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.merge import counters, elements, genesis, liveness, registers, siblings
 from sidecar.core.merge.apply import FENCE
-from sidecar.core.merge.clean import dirty, looked_up
+from sidecar.core.merge.clean import dirty, looked_up, looked_up_columns
 from sidecar.core.merge.quarantine import json_object
 from sidecar.core.merge.staging import Parameters, Statement
 from sidecar.core.merge.state_rows import stage
@@ -46,20 +46,8 @@ class _States:
     def looked_up(self) -> str:
         select = [
             "g.*",
-            "s.ctid AS s_ctid",
-            "t.ctid AS t_ctid",
-            "t.xmin AS t_xmin",
-            "t.ctid IS NOT NULL AS present",
             "s.ctid IS NOT NULL OR t.ctid IS NOT NULL AS here",
-            "coalesce(s.row_hlc, 0) AS s_row_hlc",
-            "coalesce(s.row_node, 0::int2) AS s_row_node",
-            "coalesce(s.live_hlc, 0) AS s_live_hlc",
-            "coalesce(s.live_node, 0::int2) AS s_live_node",
-            "s.dead_hlc AS s_dead_hlc",
-            "s.dead_node AS s_dead_node",
-            "s.image",
-            f"{dirty(self.spec)} AS dirty",
-            *liveness.joined(self.spec),
+            *looked_up_columns(self.spec),
         ]
         for column in self.spec.columns:
             n, name = column.attnum, quote(column.name)
