@@ -143,7 +143,8 @@ class Capture:
         if self._intake.held.rows and not self._intake.open:
             self._flush(passed_lsn=self._stream.server_lsn)
         elif not self._intake.held.rows:
-            self._state.pending_since_ms = None
+            if not self._intake.open:
+                self._state.pending_since_ms = None
             self._progress.reached(self._stream.server_lsn)
             self._stream.confirm(self._stream.server_lsn)
 
@@ -203,7 +204,8 @@ class Capture:
 
     def _done(self, taken: _Taken, rewrites: bool) -> None:
         self._state.counters.change_sets += 1
-        self._state.pending_since_ms = self._intake.committed_ms if self._intake.held.rows else None
+        pending = self._intake.held.rows or self._intake.open
+        self._state.pending_since_ms = self._intake.committed_ms if pending else None
         self._stream.confirm(taken.commit_lsn)
         self._progress.reached(taken.passed_lsn)
         if rewrites:

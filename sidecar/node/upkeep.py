@@ -31,9 +31,10 @@ TRIM_S = 10.0
 async def heartbeat_loop(
     state: NodeState, progress: CaptureProgress, writer: JournalWriter, reader: JournalReader, links: NodeLinks
 ) -> None:
-    """Close this node's past and tell the peers. The hlc is taken with a position of the log and closed once capture
-    has passed it: whatever is captured later was committed later and gets a higher hlc (invariant 7). While the clock
-    is not believed no hlc is taken, and the heartbeats tell the time only."""
+    """Close this node's past and tell the peers: the time is taken with a position of the log and closed once capture
+    has passed it, so whatever is captured later was committed later (invariant 7). The hlc is issued only then: issued
+    with the position, it would push up the transactions that were committed before it and are captured after it, and
+    they would win against later ones of other nodes. While the clock is not believed, heartbeats tell the time only."""
     interval_s = state.settings.timing.heartbeat_ms / 1000
     while True:
         await asyncio.sleep(interval_s)
@@ -41,13 +42,15 @@ async def heartbeat_loop(
         if state.watch.held:
             links.beat()
             continue
-        hlc = state.hlc.issue(state.now_ms())
+        taken_ms = state.now_ms()
         lsn = await reader.log_end()
         progress.saw_log_end(lsn, asyncio.get_running_loop().time())
         if await progress.captured(lsn, CLOSE_WAIT_S):
             async with state.writer_lock:
-                # Capture may have gone past it meanwhile; then there is nothing left to close.
-                if hlc > state.clock.get(state.node_id, 0):
+                # What has its hlc and is not durable yet is below this one: the clock may not pass it, and will soon
+                # move by it.
+                if state.pending_since_ms is None:
+                    hlc = state.hlc.issue(taken_ms)
                     await writer.close_interval(lsn, hlc)
                     state.advance(state.node_id, hlc)
         links.beat()
