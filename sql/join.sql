@@ -15,9 +15,9 @@ SELECT table_id, node, hlc FROM crdt_state.truncation;
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8 & 4294967295;
 
 -- name: captured
--- Whether everything committed before a position of the log is captured.
-SELECT greatest(p.lsn, coalesce(s.confirmed_flush_lsn, p.lsn)) >= $1::text::pg_lsn
-FROM crdt_state.position AS p LEFT JOIN pg_replication_slots AS s ON s.slot_name = p.slot;
+-- Up to where the log is captured, and whether that is everything before a position ($1).
+SELECT c.lsn::text, c.lsn >= $1::text::pg_lsn AS enough FROM (SELECT greatest(p.lsn, s.confirmed_flush_lsn) AS lsn
+FROM crdt_state.position AS p LEFT JOIN pg_replication_slots AS s ON s.slot_name = p.slot) AS c;
 
 -- name: table_size
 -- A table: pages, and rows as the server estimates them (-1: not known).

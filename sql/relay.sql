@@ -32,7 +32,7 @@ CROSS JOIN LATERAL (
 -- How far peers ($1) have durably merged the change sets of other nodes ($2).
 INSERT INTO crdt_state.peer_clock AS p (peer, origin, hlc)
 SELECT * FROM unnest($1::int2[], $2::int2[], $3::int8[])
-ON CONFLICT (peer, origin) DO UPDATE SET hlc = greatest(p.hlc, excluded.hlc) WHERE p.hlc < excluded.hlc;
+ON CONFLICT (peer, origin) DO UPDATE SET hlc = excluded.hlc WHERE p.hlc <> excluded.hlc;
 
 -- name: read_peer_clocks
 -- The same.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidecar.cli import console
+from sidecar.cli import console, logs
 from sidecar.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,14 +26,19 @@ def command(
     dsn: Annotated[
         str | None, typer.Option(help="Its database; else dsn of this peer in the configuration.", show_default=False)
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Also take what was written everywhere during the copy.")
+    ] = True,
     json: console.JsonOption = False,
 ) -> None:
     """Copy another node's rows and states into this node's database, so that it can take part. Safe to run again.
 
     Run sidecar init first. Nothing is lost or counted twice, whatever is in the tables here already, and writes go on
-    everywhere. While it is under way sidecar run refuses to start; afterwards it streams what came since.
+    everywhere. All peers are told first, so that they keep what this node will need. At the end it has everything that
+    the other node had when the copy was complete; sidecar run streams what came since, whenever it is started.
     """
     settings = console.settings_of(config)
+    logs.configure(logs.LogLevel.ERROR, logs.LogFormat.AUTO, node=settings.node.name)
     from sidecar.node.join import join
 
     known = {peer.name: peer.dsn for peer in settings.peers}
@@ -44,7 +49,7 @@ def command(
         )
     started = time.perf_counter()
     with _progress() as report:
-        result = console.run_async(join(settings, source_name=source, source_dsn=found, report=report))
+        result = console.run_async(join(settings, source_name=source, source_dsn=found, report=report, wait=wait))
     seconds = time.perf_counter() - started
     if json:
         console.print_json(
@@ -76,8 +81,8 @@ def _progress() -> Iterator[Report]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("joining", total=None)
 
-        def show(what: str, rows: int, expected: int) -> None:
-            bar.update(task, description=what, completed=rows, total=max(rows, expected) or None)
+        def show(what: str, done: int, expected: int, unit: str) -> None:
+            bar.update(task, description=f"{what} ({unit})", completed=done, total=max(done, expected) or None)
 
         yield show
 
@@ -85,10 +90,10 @@ def _progress() -> Iterator[Report]:
 def _noted() -> Report:
     said: dict[str, float] = {}
 
-    def show(what: str, rows: int, expected: int) -> None:
+    def show(what: str, done: int, expected: int, unit: str) -> None:
         now = time.monotonic()
         if now - said.get("", -NOTED_EACH_S) >= NOTED_EACH_S:
             said[""] = now
-            console.note(f"{what}: {rows} of about {expected} rows" if expected else what)
+            console.note(f"{what}: {done} of about {expected} {unit}" if expected else what)
 
     return show

@@ -1,24 +1,28 @@
 """Joining: the rows and row states of another node become part of this one's, then the links stream from there.
 
-One snapshot of the other database, read by several sessions at once, is merged by states (:mod:`sidecar.core.merge
+First every peer is told of this node (:mod:`.join_peers`), so that its journal keeps what comes after the copy. Then
+one snapshot of the other database, read by several sessions at once, is merged by states (:mod:`sidecar.core.merge
 .states`), so nothing is lost or counted twice whatever is here already: rows from before, or an earlier try that was
-cut short. Local commits go on meanwhile on both sides; this node's are captured as ever. At the end the clock covers
-what the snapshot's clock covers, and a started sidecar asks every peer for what comes after it.
+cut short. Local commits go on meanwhile on both sides; this node's are captured as ever. At last the clock covers what
+the snapshot's does, and the node runs until it has what the other one had when the copy ended (:mod:`.catch_up`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sidecar.core.catalog import TableSpec
 from sidecar.core.pgoutput import parse_lsn
 from sidecar.core.versions import VersionVector
 from sidecar.errors import ConfigurationError, TransientError
 from sidecar.node.capture import Capture
+from sidecar.node.catch_up import catch_up
+from sidecar.node.join_peers import JoinPeers
 from sidecar.node.pulse import Pulse
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.node.upkeep import supervise
@@ -41,8 +45,10 @@ COLUMNS_MAX = 100
 """Replicated columns of a table that can be joined: a state merge carries some 16 values for each of them, and a target
 list holds 1664 entries (MaxTupleAttributeNumber, access/htup_details.h)."""
 
-Report = Callable[[str, int, int], None]
-"""What is being done, rows so far, rows expected (0: not known)."""
+ROWS, MILLISECONDS = "rows", "ms"
+
+Report = Callable[[str, int, int, str], None]
+"""What is being done, how much of it, of how much (0: not known), and in which unit."""
 
 
 @dataclass(slots=True)
@@ -53,6 +59,8 @@ class Joined:
     rows: int = 0
     merged: int = 0
     written_anew: int = 0
+    goal: VersionVector = field(default_factory=dict)
+    """The other node's clock when the copy ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +73,21 @@ class _Here:
     capture: Capture
 
 
-async def join(settings: Settings, *, source_name: str, source_dsn: str, report: Report) -> Joined:
+async def join(settings: Settings, *, source_name: str, source_dsn: str, report: Report, wait: bool = True) -> Joined:
     """Join from a node. :class:`ConfigurationError` when the tables differ, which is looked at first; a
-    :class:`TransientError` means that starting it again goes on with what is here."""
+    :class:`TransientError` means that starting it again goes on with what is here. ``wait``: until this node also has
+    what was written while it copied."""
+    result = await _copy_all(settings, source_name, source_dsn, report)
+    if wait:
+        what = f"catching up with {source_name}"
+        report(what, 0, 0, MILLISECONDS)
+        await catch_up(settings, result.goal, lambda done, way: report(what, done, way, MILLISECONDS))
+    return result
+
+
+async def _copy_all(settings: Settings, source_name: str, source_dsn: str, report: Report) -> Joined:
     async with contextlib.AsyncExitStack() as stack:
-        report("comparing tables", 0, 0)
+        report("comparing tables", 0, 0, ROWS)
         source = await stack.enter_async_context(
             JoinSource.open(source_dsn, name=source_name, cluster=settings.node.cluster)
         )
@@ -80,8 +98,9 @@ async def join(settings: Settings, *, source_name: str, source_dsn: str, report:
         here = await stack.enter_async_context(_here(settings))
         pairs = compare(source.tables, here.state.tables)
         result = Joined(tables=len(pairs))
-        copying = _Joining(settings, source, here, pairs, report, result)
-        await supervise(here.capture.run(), copying.run())
+        peers = JoinPeers(here.state, uuid.uuid4().hex)
+        copying = _Joining(settings, source, here, peers, pairs, report, result)
+        await supervise(here.capture.run(), peers.run(), copying.run())
     return result
 
 
@@ -183,6 +202,7 @@ class _Joining:
         settings: Settings,
         source: JoinSource,
         here: _Here,
+        peers: JoinPeers,
         pairs: Sequence[tuple[TableSpec, TableSpec]],
         report: Report,
         result: Joined,
@@ -190,6 +210,7 @@ class _Joining:
         self._settings = settings
         self._source = source
         self._here = here
+        self._peers = peers
         self._pairs = pairs
         self._report = report
         self._result = result
@@ -199,8 +220,11 @@ class _Joining:
     async def run(self) -> None:
         """All of it."""
         state, session = self._here.state, self._here.session
-        self._report("waiting for the other node's capture", 0, 0)
+        self._report("telling the peers", 0, 0, ROWS)
+        await self._peers.known()
+        self._report("waiting for the other node's capture", 0, 0, ROWS)
         async with self._source.snapshot() as snapshot:
+            self._peers.check_former(self._source.name, snapshot.clock)
             state.hlc.observe(max(snapshot.clock.values()))
             async with state.writer_lock:
                 former = snapshot.clock.get(state.node_id, 0)
@@ -218,6 +242,8 @@ class _Joining:
         await self._captured()
         async with state.writer_lock:
             await join_target.finish(session, snapshot)
+        goal = await self._source.clock()
+        self._result.goal = {node: hlc for node, hlc in goal.items() if node != state.node_id}
 
     async def _plan(self) -> tuple[list[Piece], list[tuple[TableSpec, TableSpec]]]:
         """The pieces, and the tables in which there are rows here already."""
@@ -255,13 +281,13 @@ class _Joining:
                     count = await copier.copy(piece)
                     self._result.rows += count
                     self._result.merged += 0 if piece.straight else count
-                    self._report(f"copying {piece.target.qualified}", self._result.rows, self._expected)
+                    self._report(f"copying {piece.target.qualified}", self._result.rows, self._expected, ROWS)
         finally:
             await session.close()
 
     async def _keep_own_rows(self, source: TableSpec, target: TableSpec) -> None:
         """Rows that only this node has, from before it was attached: the others learn of them as of a new write."""
-        self._report(f"comparing what only {target.qualified} here has", self._result.rows, self._expected)
+        self._report(f"comparing what only {target.qualified} here has", self._result.rows, self._expected, ROWS)
         writing = await Session.open(self._settings.node.dsn, purpose="join rows", origin=False)
         try:
             async for keys in join_target.own_rows(self._here.session, target):

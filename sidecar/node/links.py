@@ -29,8 +29,8 @@ TABLES_NAMED_MAX = 20
 
 @dataclass(slots=True)
 class _OpenLink:
-    """A link and what is sent on it. ``shipper`` is ``None`` while the database is away. ``heard``: the peer has said
-    something, first of all whether it takes other nodes' change sets."""
+    """A link and what is sent on it. ``shipper`` is ``None`` while the database is away, and of a peer that joins.
+    ``heard``: the peer has said something, first of all whether it takes other nodes' change sets."""
 
     link: Link
     route: Route
@@ -93,10 +93,14 @@ class NodeLinks:
         self.names[link.peer_id] = link.peer_name
         self.acknowledged_moved.set()
         self._give_up(link.peer_id)
+        if link.peer_id in self.peer_clocks:
+            # Perhaps less than before: a node that was made anew under its old id has none of it.
+            self.peer_clocks[link.peer_id] = dict.fromkeys(self.peer_clocks[link.peer_id], 0) | hello.clock
         route = Route(self._state.node_id, link.peer_id, hello.clock, floors=self.floors, name_of=self.name_of)
         entry = self._open[link.peer_id] = _OpenLink(link, route)
-        entry.sending = asyncio.create_task(self._send(entry, mine), name=f"ship to {link.peer_name}")
-        entry.sending.add_done_callback(lambda done: self._shipped(link, done))
+        if not hello.joining:  # else its clock is that of before the copy, and what comes after that is only kept
+            entry.sending = asyncio.create_task(self._send(entry, mine), name=f"ship to {link.peer_name}")
+            entry.sending.add_done_callback(lambda done: self._shipped(link, done))
         self._ask_relay(link)  # before anything else: see _send
         self._spread(fresh, entry)
         link.send_ack(self._state.clock)

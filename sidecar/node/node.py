@@ -58,9 +58,11 @@ class _Sessions:
 
 
 class Node:
-    """Build it, then :meth:`run` until cancelled."""
+    """Build it, then :meth:`run` until cancelled. ``had_database``: this process has served the database a moment ago,
+    and the server may not have let go of its sessions yet. ``has_clock`` is set while the clock is that of the
+    database."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, had_database: bool = False) -> None:
         self.state = NodeState(settings)
         self._inbox = Inbox(
             queue_bytes_max=settings.limits.receive_queue_bytes_max, spool_bytes_max=settings.limits.spool_bytes_max
@@ -71,7 +73,10 @@ class Node:
         self._pulse = Pulse()
         self._warned: set[str] = set()
         self._reader: JournalReader | None = None
-        self._served = False
+        self._served = had_database
+        self.has_clock = self._links.ready
+        self.peers = self._mesh.states
+        self.name_of = self._links.name_of
         self.progress = CaptureProgress(self._nudge)
         self.waits = ClockWaits(self.state, self._links)
         self.status = NodeStatusSource(self.state, self._pulse, self.progress, self._inbox, self._links, self._mesh)

@@ -29,7 +29,7 @@ PIPED_CHUNKS = 16
 """Pieces of COPY data (some 100 kB each) read ahead of what is written."""
 
 CAPTURE_WAIT_S = 30.0
-"""How long the other node's capture may take to pass a position; a heartbeat does it each quarter of a second."""
+"""How long the other node's capture may stand still before a position; heartbeats move it several times a second."""
 
 POLL_S = 0.05
 """How often its position is looked at meanwhile."""
@@ -93,14 +93,25 @@ class JoinSource:
     async def captured(self) -> None:
         """Wait until everything committed there by now is captured; :class:`TransientError` when nobody captures."""
         lsn = await self._session.connection.fetchval(load("journal")["insert_lsn"])
-        try:
-            async with asyncio.timeout(CAPTURE_WAIT_S):
-                while not await self._session.connection.fetchval(_SQL["captured"], lsn):  # noqa: ASYNC110
-                    await asyncio.sleep(POLL_S)  # it is another process on another database
-        except TimeoutError:
-            raise TransientError(
-                f"{self.name} does not capture what is committed there", mend="is its sidecar running? See its status"
-            ) from None
+        loop = asyncio.get_running_loop()
+        seen, moved_at = "", loop.time()
+        while True:
+            [found] = await self._session.connection.fetch(_SQL["captured"], lsn)
+            if found["enough"]:
+                return
+            if found["lsn"] != seen:
+                seen, moved_at = found["lsn"], loop.time()
+            if loop.time() - moved_at > CAPTURE_WAIT_S:
+                raise TransientError(
+                    f"{self.name} does not capture what is committed there",
+                    mend="is its sidecar running? See its status",
+                )
+            await asyncio.sleep(POLL_S)  # it is another process on another database
+
+    async def clock(self) -> VersionVector:
+        """Its clock as of now, with everything committed there by now."""
+        await self.captured()
+        return {row["node"]: row["hlc"] for row in await self._session.connection.fetch(_SQL["read_clock"])}
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:

@@ -136,3 +136,17 @@ async def test_a_peer_made_anew_under_its_name_is_one_peer(links: NodeLinks) -> 
     assert links.names == {7: "b"}
     assert list(links.acknowledged_hlc) == [7], "the journal keeps nothing for what it was"
     links.disconnected(again, None)
+
+
+async def test_for_a_peer_that_joins_everything_is_kept_and_nothing_is_sent(links: NodeLinks) -> None:
+    """Also when it was here before: then what it has acknowledged falls to what it has now."""
+    link: Any = Link()
+    links.ready.set()
+    links.acknowledged_hlc[PEER], links.names[PEER] = 9, "b"
+    links.peer_clocks[PEER] = {1: 9, 3: 7}
+    await links.connected(link, Hello(cluster="default", node_id=PEER, node_name="b", joining=True))
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "ship to b"]
+    links.disconnected(link, None)
+    assert links.acknowledged_hlc[PEER] == 0
+    assert links.peer_clocks[PEER] == {1: 0, 3: 0}
+    assert links.names[PEER] == "b"

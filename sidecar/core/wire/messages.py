@@ -59,6 +59,8 @@ class Hello(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
     ``clock`` is the sender's whole durable clock; ``fingerprints`` maps ``schema.table`` to a digest of its annotations
     and types. ``boot_id`` differs for every start of the process. ``window_bytes`` is the credit the sender grants for
     change sets (see :func:`part_bytes`), ``frame_bytes_max`` the largest payload it takes; the peer mesh fills in both.
+    ``joining``: the sender copies another node's states. The receiver keeps what comes after ``clock`` in
+    its journal for it, and sends no changes on this link.
     """
 
     cluster: Cluster
@@ -71,6 +73,7 @@ class Hello(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
     boot_id: Annotated[str, Meta(max_length=64)] = ""
     window_bytes: Count = 0
     frame_bytes_max: Count = 0
+    joining: bool = False
 
 
 class Accept(msgspec.Struct, array_like=True, frozen=True):
