@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from sidecar.errors import AnnotationError, SchemaError
@@ -29,21 +29,11 @@ UNORDERED_TYPES = frozenset(
 @dataclass(frozen=True, slots=True)
 class ColumnWord:
     """One annotation word for columns. ``types`` names the column types that fit, for messages; ``fits`` decides by
-    base type. ``instead`` is what to use while the word is not ``available``."""
+    base type."""
 
     types: str
     fits: Callable[[str], bool]
-    available: bool = False
     takes_argument: bool = False
-    instead: str = "lww_register"
-
-
-@dataclass(frozen=True, slots=True)
-class RowRule:
-    """One rule of row liveness. ``instead`` is what to use while it is not ``available``."""
-
-    available: bool = False
-    instead: str = "row=lww"
 
 
 def _is_any(base_type: str) -> bool:
@@ -70,27 +60,22 @@ def _is_ordered(base_type: str) -> bool:
 _COUNTER_TEXT = "smallint, integer, bigint or numeric"
 _SET_TEXT = "an array or a jsonb array"
 
-# Every word there is. A word that this version does not merge yet is known but not available.
 COLUMN_WORDS: dict[str, ColumnWord] = {
-    "lww_register": ColumnWord("any type", _is_any, available=True),
-    "mv_register": ColumnWord("any type", _is_any, available=True),
-    "g_counter": ColumnWord(_COUNTER_TEXT, _is_counter, available=True),
-    "pn_counter": ColumnWord(_COUNTER_TEXT, _is_counter, available=True),
-    "g_set": ColumnWord(_SET_TEXT, _is_set, available=True),
-    "or_set": ColumnWord(_SET_TEXT, _is_set, available=True),
-    "aw_set": ColumnWord(_SET_TEXT, _is_set, available=True),
-    "lww_set": ColumnWord(_SET_TEXT, _is_set, available=True),
-    "lww_map": ColumnWord("jsonb", _is_map, available=True),
-    "max_register": ColumnWord("an ordered type", _is_ordered, available=True),
-    "min_register": ColumnWord("an ordered type", _is_ordered, available=True),
-    "merge": ColumnWord("any type", _is_any, available=True, takes_argument=True),
+    "lww_register": ColumnWord("any type", _is_any),
+    "mv_register": ColumnWord("any type", _is_any),
+    "g_counter": ColumnWord(_COUNTER_TEXT, _is_counter),
+    "pn_counter": ColumnWord(_COUNTER_TEXT, _is_counter),
+    "g_set": ColumnWord(_SET_TEXT, _is_set),
+    "or_set": ColumnWord(_SET_TEXT, _is_set),
+    "aw_set": ColumnWord(_SET_TEXT, _is_set),
+    "lww_set": ColumnWord(_SET_TEXT, _is_set),
+    "lww_map": ColumnWord("jsonb", _is_map),
+    "max_register": ColumnWord("an ordered type", _is_ordered),
+    "min_register": ColumnWord("an ordered type", _is_ordered),
+    "merge": ColumnWord("any type", _is_any, takes_argument=True),
 }
 
-ROW_RULES: dict[str, RowRule] = {
-    "lww": RowRule(available=True),
-    "add_wins": RowRule(available=True),
-    "remove_wins": RowRule(available=True),
-}
+ROW_RULES = ("lww", "add_wins", "remove_wins")
 
 DEFAULT_COLUMN_WORD = "lww_register"
 DEFAULT_ROW_RULE = "lww"
@@ -136,19 +121,13 @@ def parse_column_comment(text: str | None) -> ColumnAnnotation | None:
         raise AnnotationError(
             f"@crdt({found.body.strip()}) is for a table, not for a column",
             position=found.body_start,
-            mend=f"put it into the table's comment; a column takes {_available_words()}",
+            mend=f"put it into the table's comment; a column takes {', '.join(COLUMN_WORDS)}",
         )
     position = found.body_start + _SPACE.match(found.body).end()  # type: ignore[union-attr]
     entry = COLUMN_WORDS.get(word)
     if entry is None:
         raise AnnotationError(
             f"unknown annotation @crdt({word})", position=position, mend=_mend_unknown(word, COLUMN_WORDS)
-        )
-    if not entry.available:
-        raise AnnotationError(
-            f"@crdt({word}) is known, but not available in this version",
-            position=position,
-            mend=f"use {entry.instead}, or another of: {_available_words()}",
         )
     if entry.takes_argument and not argument:
         raise AnnotationError(
@@ -176,16 +155,9 @@ def parse_table_comment(text: str | None) -> TableAnnotation | None:
         )
     rule = found.body.partition("=")[2].strip().lower()
     position = found.body_start + found.body.index("=") + 1
-    entry = ROW_RULES.get(rule)
-    if entry is None:
+    if rule not in ROW_RULES:
         raise AnnotationError(
             f"unknown row rule @crdt(row={rule})", position=position, mend=_mend_unknown(rule, ROW_RULES)
-        )
-    if not entry.available:
-        raise AnnotationError(
-            f"@crdt(row={rule}) is known, but not available in this version",
-            position=position,
-            mend=f"use @crdt({entry.instead})",
         )
     return TableAnnotation(rule, found.start)
 
@@ -219,7 +191,7 @@ def check_column(
             mend=f"take @crdt({word}) out of its comment, or choose another primary key",
         )
     if not entry.fits(base_type):
-        fitting = [w for w, e in COLUMN_WORDS.items() if e.available and e.fits(base_type)]
+        fitting = [w for w, e in COLUMN_WORDS.items() if e.fits(base_type)]
         raise SchemaError(
             f"{where} is {word}, which needs {entry.types}, but its type is {base_type}",
             mend=f"change the type, or use {' or '.join(fitting)}",
@@ -308,7 +280,7 @@ def _word_and_argument(body: str, offset: int) -> tuple[str, str | None]:
     start = _SPACE.match(body).end()  # type: ignore[union-attr]
     if start == len(body):
         raise AnnotationError(
-            "@crdt() names no type", position=offset, mend=f"write @crdt, or one of: {_available_words()}"
+            "@crdt() names no type", position=offset, mend=f"write @crdt, or one of: {', '.join(COLUMN_WORDS)}"
         )
     word = _WORD.match(body, start)
     if word is None:
@@ -334,19 +306,11 @@ def _is_row_rule(body: str) -> bool:
     return bool(equals) and name.strip().lower() == "row"
 
 
-def _mend_unknown(word: str, known: Mapping[str, object]) -> str:
+def _mend_unknown(word: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     return f"{guess}known words: {', '.join(known)}"
 
 
-def _names(entries: Iterable[tuple[str, bool]]) -> str:
-    return ", ".join(name for name, available in entries if available)
-
-
-def _available_words() -> str:
-    return _names((word, entry.available) for word, entry in COLUMN_WORDS.items())
-
-
 def _row_forms() -> str:
-    return _names((f"@crdt(row={rule})", entry.available) for rule, entry in ROW_RULES.items())
+    return ", ".join(f"@crdt(row={rule})" for rule in ROW_RULES)

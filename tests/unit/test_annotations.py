@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core import annotations
 from sidecar.core.annotations import (
     COLUMN_WORDS,
     ROW_RULES,
@@ -134,30 +132,22 @@ def test_argument_missing(text: str) -> None:
         parse_column_comment(text)
 
 
-def test_available_words_are_those_this_version_merges() -> None:
-    assert {w for w, e in COLUMN_WORDS.items() if e.available} == set(FAMILIES)
-    assert {r for r, e in ROW_RULES.items() if e.available} == {"lww", "add_wins", "remove_wins"}
+def test_every_word_is_merged() -> None:
+    assert set(COLUMN_WORDS) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("word", list(COLUMN_WORDS))
-def test_a_word_is_made_unavailable_by_one_change_of_data(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = f"@crdt({word}(public.fn))" if COLUMN_WORDS[word].takes_argument else f"@crdt({word})"
-    parsed = parse_column_comment(text)
+def test_every_word_is_read(word: str) -> None:
+    parsed = parse_column_comment(
+        f"@crdt({word}(public.fn))" if COLUMN_WORDS[word].takes_argument else f"@crdt({word})"
+    )
     assert parsed is not None
     assert parsed.word == word
-    monkeypatch.setitem(annotations.COLUMN_WORDS, word, dataclasses.replace(COLUMN_WORDS[word], available=False))
-    with pytest.raises(AnnotationError, match="known, but not available in this version") as caught:
-        parse_column_comment(text)
-    assert "use lww_register" in caught.value.mend
 
 
-@pytest.mark.parametrize("rule", list(ROW_RULES))
-def test_a_row_rule_is_made_unavailable_by_one_change_of_data(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rule", ROW_RULES)
+def test_every_row_rule_is_read(rule: str) -> None:
     assert parse_table_comment(f"@crdt(row={rule})") == TableAnnotation(rule, 0)
-    monkeypatch.setitem(annotations.ROW_RULES, rule, dataclasses.replace(ROW_RULES[rule], available=False))
-    with pytest.raises(AnnotationError, match="known, but not available in this version") as caught:
-        parse_table_comment(f"@crdt(row={rule})")
-    assert "use @crdt(row=lww)" in caught.value.mend
 
 
 FITS = [

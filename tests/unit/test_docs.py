@@ -150,13 +150,12 @@ def test_settings_named_in_the_text_exist() -> None:
 
 
 def test_the_tables_of_annotations_equal_the_words() -> None:
-    words = {plain(row[0]): (row[1], row[2] == "yes") for row in rows(README, "word | column type | in this version")}
-    assert words == {word: (entry.types, entry.available) for word, entry in COLUMN_WORDS.items()}
-    rules = {plain(row[0]): row[1] for row in rows(README, "row rule, on the table | in this version")}
-    assert rules == {
-        f"row={rule}": ("yes (default)" if rule == DEFAULT_ROW_RULE else "yes") if entry.available else "no"
-        for rule, entry in ROW_RULES.items()
-    }
+    words = {plain(row[0]): row[1] for row in rows(README, "word | column type | concurrent writes merge to")}
+    assert words == {word: entry.types for word, entry in COLUMN_WORDS.items()}
+    rules = [
+        row[0].replace("`", "") for row in rows(README, "row rule, on the table | a delete against a concurrent write")
+    ]
+    assert rules == [f"row={rule}" + (" (default)" if rule == DEFAULT_ROW_RULE else "") for rule in ROW_RULES]
 
 
 def test_limits_in_the_text_are_those_of_the_code() -> None:
