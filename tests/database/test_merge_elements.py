@@ -151,6 +151,20 @@ async def test_cases_in_every_order(node: HandNode, case: Case) -> None:
         assert all(one == ids[0] for one in ids), "the same conflict has the same id"
 
 
+async def test_records_say_what_both_sides_had_seen(node: HandNode) -> None:
+    await node.app.execute(GENESIS)
+    changes = {"tags": {"add": {"a": 10}}, "flags": {"add": {"f": 10}}, "prefs": {"add": {"k": [10, 2]}}}
+    await node.merge(Write(1, 10, {3: 5}, (Row(1, 10, changes),)))
+    changes = {"tags": {"del": {"a": 11}}, "flags": {"del": {"f": 11}}, "prefs": {"add": {"k": [11, 3]}}}
+    await node.merge(Write(2, 11, {3: 4}, (Row(1, 11, changes),)))
+    incoming, here = [2, 11, 3, 4], [1, 10]
+    assert {r["column_name"]: (r["winner_vector"], r["loser_vector"]) for r in await node.conflicts()} == {
+        "tags": (here, incoming),
+        "flags": (incoming, here),
+        "prefs": (incoming, here),
+    }
+
+
 @pytest.mark.parametrize("name", ["or_set", "aw_set", "lww_set", "lww_map"])
 async def test_random_histories_equal_the_algebra(postgres_server, name: str) -> None:  # type: ignore[no-untyped-def]
     kind, type_name = KINDS[name], "jsonb" if name == "lww_map" else "text[]"

@@ -143,6 +143,26 @@ async def test_cases_in_every_order(node: HandNode, case: Case) -> None:
     assert all({r["rule"] for r in each} <= {c.crdt for c in SPEC.columns} for each in records)
 
 
+async def test_records_say_what_both_sides_had_seen(node: HandNode) -> None:
+    await node.app.execute(GENESIS)
+    await node.merge(Write(3, 5, {}, (Row(1, 5, {"note": "c", "odd": "c"}),)))
+    await node.merge(Write(1, 10, {3: 5}, (Row(1, 10, {"note": "a", "odd": "a"}),)))
+    await node.merge(Write(2, 11, {3: 4}, (Row(1, 11, {"note": "b", "odd": "b"}),)))
+    vectors = [
+        (r["column_name"], r["kind"], r["winner_vector"], r["loser_vector"])
+        for r in await node.conflicts()
+        if r["loser_value"] == "a"
+    ]
+    assert sorted(vectors) == [
+        ("note", "overwrite", [2, 11, 3, 4], [1, 10, 3, 5]),
+        ("odd", "merge_failed", [2, 11, 3, 4], [1, 10, 3, 5]),
+        ("odd", "overwrite", [2, 11, 3, 4], [1, 10, 3, 5]),
+    ]
+    await node.merge(Write(4, 12, {}, (Row(1, 12, {"note": "d"}),)))
+    several = {r["loser_value"]: r["loser_vector"] for r in await node.conflicts() if r["winner_value"] == "d"}
+    assert several == {"a": [1, 10], "b": [2, 11]}, "of one among several no more is known than itself"
+
+
 async def test_a_failure_says_why(node: HandNode) -> None:
     await node.app.execute(GENESIS)
     await node.merge(Write(1, 10, {}, (Row(1, 10, {"odd": "a"}),)), Write(2, 11, {}, (Row(1, 11, {"odd": "b"}),)))

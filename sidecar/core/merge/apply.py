@@ -330,7 +330,7 @@ class _Merge:
         )
         notes = [("conflicts", conflicts), ("missing", self.missing())]
         if self.multi.columns:
-            notes.append(("within", self.multi.conflicts(_due("within"))))
+            notes.append(("within", self.multi.conflicts(self.contexts, _due("within"))))
         texts = [
             f"{name} AS {'MATERIALIZED ' if name in ('p', 'go') else ''}(\n    {text}\n)"
             for name, text in [*parts, *user, *self.state_statements(), *counted, *notes]

@@ -139,7 +139,7 @@ def conflict_rows(column: ColumnSpec) -> list[str]:
     kind = "lost_delete" if column.crdt in DOT_SETS else "overwrite"
     head = f"{quote_literal(column.name)}, w.value ->> 0, {quote_literal(column.crdt)}, '{kind}', NULL"
     incoming = "(w.value -> 6)::boolean, p.origin, (w.value -> 1)::int8, w.value ->> 2"
-    here = "(w.value -> 3)::int8, (w.value -> 4)::int8, w.value ->> 5"
+    here = "(w.value -> 3)::int8, (w.value -> 4)::int8, w.value ->> 5, NULL::int8[]"
     return [f"SELECT {head}, {incoming}, {here} FROM jsonb_array_elements(p.ec_{n}) AS w"]
 
 

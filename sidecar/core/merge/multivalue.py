@@ -83,11 +83,11 @@ class MultiValue:
         some += [elements.any_conflict(c, row) for c in self.elements]
         return f"({' OR '.join(some)})"
 
-    def conflicts(self, due: str) -> str:
-        """The statement part that records it."""
+    def conflicts(self, contexts: str, due: str) -> str:
+        """The statement part that records it. ``contexts``: the parameter, by change set and node."""
         rows = [part for c in self.siblings for part in siblings.conflict_rows(c)]
         rows += [part for c in self.elements for part in elements.conflict_rows(c)]
-        return within_columns(self.spec, rows, due)
+        return within_columns(self.spec, rows, contexts, due)
 
     def pairs(self) -> list[str]:
         """``'name', text`` of the incoming change, for the quarantine."""

@@ -98,7 +98,8 @@ def conflict_rows(column: ColumnSpec) -> list[str]:
     not seen. ``max_register`` and ``min_register``: the value that would be shown of the two wins. A function that
     failed: what is shown against the latest of the other values."""
     n = column.attnum
-    here = "(w.value -> 0)::int8, (w.value -> 1)::int8, w.value ->> 2"
+    alone = f"CASE WHEN s.sib_{n} IS NULL THEN s.v_{n} END"
+    here = f"(w.value -> 0)::int8, (w.value -> 1)::int8, w.value ->> 2, {alone}"
     newer = f"(p.h_{n}, p.origin) > ((w.value -> 1)::int8, (w.value -> 0)::int8)"
     wins = newer
     if column.crdt in _DIRECTION:
