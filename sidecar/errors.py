@@ -60,11 +60,13 @@ class FrameError(ProtocolError):
 
 class LinkRefusedError(ProtocolError):
     """The peer may not be linked: other cluster, same node id, unknown name, no common protocol version, a certificate
-    that is not its own. ``cause`` is a short fixed word: it becomes a label."""
+    that is not its own. ``cause`` is a short fixed word: it becomes a label. ``peer_cause``: the word of the peer,
+    where it was the one to refuse."""
 
-    def __init__(self, message: str, *, mend: str = "", cause: str = "other") -> None:
+    def __init__(self, message: str, *, mend: str = "", cause: str = "other", peer_cause: str = "") -> None:
         super().__init__(message, mend=mend)
         self.cause = cause
+        self.peer_cause = peer_cause
 
 
 class TransientError(SidecarError):

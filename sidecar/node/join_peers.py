@@ -12,8 +12,9 @@ import asyncio
 
 from sidecar.core.changes import ChangeSetPart
 from sidecar.core.versions import VersionVector
+from sidecar.core.wire.identity import Known
 from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Relay
-from sidecar.errors import ConfigurationError, TransientError
+from sidecar.errors import ConfigurationError, LinkRefusedError, TransientError
 from sidecar.node.relay import RelayPolicy
 from sidecar.node.state import NodeState
 from sidecar.peers.link import Link
@@ -89,6 +90,17 @@ class JoinPeers:
             boot_id=self._boot_id,
             joining=True,
         )
+
+    def known_nodes(self) -> dict[int, Known]:
+        """Who joins takes the others for what they say."""
+        return {}
+
+    def end_hlc(self) -> int | None:
+        """The others may have more of this node's former database than there is here."""
+        return None
+
+    def refused(self, name: str, error: LinkRefusedError) -> None:
+        """Told when the others were waited for in vain."""
 
     async def connected(self, link: Link, hello: Hello) -> None:
         """The peer knows."""

@@ -7,10 +7,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from sidecar.core.changes import ChangeSetPart
+from sidecar.core.wire.identity import Known
 from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Relay, part_bytes
-from sidecar.errors import ProtocolError
+from sidecar.errors import LinkRefusedError, ProtocolError
 from sidecar.node.backlog import Backlog
 from sidecar.node.barriers import BarrierMail
+from sidecar.node.identities import Identities
 from sidecar.node.inbox import Inbox
 from sidecar.node.relay import RelayPolicy, Route
 from sidecar.node.ship import Shipper, Tail, ship
@@ -62,6 +64,7 @@ class NodeLinks:
         self.peer_clocks: dict[int, Mapping[int, int]] = {}
         # Nodes without a link to this one, as peers name them.
         self.far_names: dict[int, str] = {}
+        self.identities = Identities(state.problem)
         self._stored: dict[int, Mapping[int, int]] = {}
         self._stored_names: dict[int, str] = {}
         self._below_since: dict[int, float] = {}
@@ -69,7 +72,7 @@ class NodeLinks:
     def hello(self) -> Hello:
         """Who this node is and what it has merged durably."""
         node = self._state.settings.node
-        return Hello(
+        hello = Hello(
             cluster=node.cluster,
             node_id=node.id,
             node_name=node.name,
@@ -77,11 +80,25 @@ class NodeLinks:
             fingerprints=self._state.fingerprints(),
             boot_id=self._boot_id,
         )
+        return self.identities.introduce(hello)
+
+    def known_nodes(self) -> dict[int, Known]:
+        """The nodes known here, from links and from what peers say."""
+        return self.identities.known({**self.far_names, **self.names})
+
+    def end_hlc(self) -> int | None:
+        """The highest hlc that anybody can have of this node."""
+        return self.identities.end_hlc(self._state.clock.get(self._state.node_id, 0))
+
+    def refused(self, name: str, error: LinkRefusedError) -> None:
+        """No link with a peer because of who one of the two is."""
+        self.identities.refused(name, error, asyncio.get_running_loop().time())
 
     async def connected(self, link: Link, hello: Hello) -> None:
         """Start sending from where the peer stands. A link stands while the database is away: what comes waits in the
         inbox, and sending begins when the journal can be read."""
         self._hellos[link.peer_id] = hello
+        self.identities.linked(hello)
         self.compare_tables()
         mine = hello.clock.get(self._state.node_id, 0)
         self.acknowledged_hlc[link.peer_id] = mine
@@ -195,12 +212,14 @@ class NodeLinks:
         """An empty interval of the peer, and what its clock says."""
         self._hear(link)
         self._state.watch.observe(link.peer_name, link.state.clock_offset_ms, link.state.round_trip_ms)
+        self.identities.told(link.peer_id, heartbeat.hlc)
         if heartbeat.hlc > heartbeat.from_hlc and heartbeat.hlc > self._state.clock.get(link.peer_id, 0):
             self._inbox.close_interval(link.peer_id, heartbeat.from_hlc, heartbeat.hlc)
 
     def acknowledged(self, link: Link, clock: dict[int, int]) -> None:
         """The peer's durable clock."""
         self._hear(link)
+        self.identities.told(link.peer_id, clock.get(link.peer_id, 0))
         mine = clock.get(self._state.node_id, 0)
         if mine > self.acknowledged_hlc.get(link.peer_id, 0):
             self._state.problem(f"ship {link.peer_name}", None)

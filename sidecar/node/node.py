@@ -69,7 +69,7 @@ class Node:
         )
         self._tail = Tail()
         self._links = NodeLinks(self.state, self._inbox, self._tail, uuid.uuid4().hex)
-        self._mesh = PeerMesh(settings, self._links, now_ms=self.state.now_ms, known=lambda: self._links.names)
+        self._mesh = PeerMesh(settings, self._links, now_ms=self.state.now_ms)
         self._pulse = Pulse()
         self._warned: set[str] = set()
         self._reader: JournalReader | None = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar.core.changes import ChangeSetPart
+from sidecar.core.wire.identity import Known
 from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Relay
+from sidecar.errors import LinkRefusedError
 
 if TYPE_CHECKING:
     from sidecar.peers.link import Link
@@ -20,6 +23,19 @@ class PeerHandler(Protocol):
 
     def hello(self) -> Hello:
         """The node's present Hello with its durable clock; the mesh fills in window_bytes and frame_bytes_max."""
+        ...
+
+    def known_nodes(self) -> Mapping[int, Known]:
+        """The nodes known at this moment, by id, also those without a link of their own."""
+        ...
+
+    def end_hlc(self) -> int | None:
+        """The highest hlc that anybody can have of this node at this moment; None where that is not known."""
+        ...
+
+    def refused(self, name: str, error: LinkRefusedError) -> None:
+        """There is no link with a peer, or none with somebody who calls himself so, because of who one of the two is
+        (:data:`~sidecar.core.wire.identity.IDENTITY_CAUSES`). Told again with every try."""
         ...
 
     async def connected(self, link: Link, hello: Hello) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from sidecar.core.wire.greeting import Choice, Standing, choose, judge_hello, judge_identity
+from sidecar.core.wire.greeting import Choice, Standing, choose, judge_hello
+from sidecar.core.wire.identity import PAGE, Meeting, judge_identity
 from sidecar.core.wire.messages import Accept, Goodbye, Hello, Message, Refuse, one_line
 from sidecar.core.wire.session import Side
 from sidecar.errors import LinkRefusedError, ProtocolError, TransientError
@@ -56,11 +57,11 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What a Hello is held against. ``names``: the configured peers; ``ids``: nodes known by id; ``tls``: whether the
-    certificate says who it is."""
+    """What a Hello is held against. ``names``: the configured peers; ``meet``: the two Hellos with what is known at
+    that moment of the nodes; ``tls``: whether the certificate says who it is."""
 
     names: Collection[str]
-    ids: Mapping[int, str]
+    meet: Callable[[Hello, Hello], Meeting]
     tls: bool
 
 
@@ -86,13 +87,17 @@ async def greet(connection: Connection, own: Callable[[], Hello], expected_name:
             said = connection.session.own
             assert said is not None
             judge_hello(said, message, expected_name, known.names)
-            judge_identity(message, known.ids)
+            judge_identity(known.meet(said, message))
             return message
     except LinkRefusedError as error:
-        if connection.session.ours is not Side.CLOSED and connection.session.theirs is not Side.CLOSED:
-            connection.write(Refuse(one_line(error.line())))
+        _refuse(connection, error)
         raise
     raise refusal(message)
+
+
+def _refuse(connection: Connection, error: LinkRefusedError) -> None:
+    if connection.session.ours is not Side.CLOSED and connection.session.theirs is not Side.CLOSED:
+        connection.write(Refuse(one_line(error.line()), cause=error.cause))
 
 
 async def settle(connection: Connection, slot: Slot) -> None:
@@ -112,7 +117,7 @@ async def settle(connection: Connection, slot: Slot) -> None:
     if not isinstance(answer, Accept):
         raise refusal(answer)
     if not decides:
-        await _give_up(slot, session.peer)
+        await _give_up(connection, slot, session.peer)
         connection.write(session.accept())
 
 
@@ -125,23 +130,38 @@ async def _choose(connection: Connection, slot: Slot, peer: Hello) -> None:
     if choose(standing, peer.boot_id, dialled=connection.dialled) is Choice.DUPLICATE:
         connection.write(Refuse("there is a link already", temporary=True))
         raise DuplicateLinkError(f"{peer.node_name} is linked already")
-    await _give_up(slot, peer)
+    await _give_up(connection, slot, peer)
 
 
-async def _give_up(slot: Slot, peer: Hello) -> None:
+async def _give_up(connection: Connection, slot: Slot, peer: Hello) -> None:
+    """End the older link. One that leads to another start of the peer has ended by itself when that start is over; if
+    it answers, two are running, and the one that is linked stays. Does it neither answer nor end, the new connection
+    waits until its time is over or the silent link is cut."""
     link = slot.link
-    if link is not None:
-        again = link.hello.boot_id == peer.boot_id
-        what = "a newer connection" if again else f"another start of {peer.node_name!r}; stop one if two are running"
-        link.close(f"replaced by {what}")
-        await slot.until(lambda: slot.link is None)
+    if link is None:
+        return
+    if link.hello.boot_id != peer.boot_id:
+        if await link.answers():
+            refused = LinkRefusedError(
+                f"two databases run as {peer.node_name!r} (node {peer.node_id}): another start of it is linked with "
+                "this node and answers",
+                mend=f"one is a copy: stop it; {PAGE}",
+                cause="copy",
+            )
+            _refuse(connection, refused)
+            raise refused
+    else:
+        link.close("replaced by a newer connection")
+    await slot.until(lambda: slot.link is None)
 
 
 def refusal(message: Message) -> LinkRefusedError | TransientError | ProtocolError:
     """The error for a message that came instead of a Hello or an Accept."""
     if isinstance(message, Refuse):
         text = f"refused by the peer: {one_line(message.reason)}"
-        return TransientError(text) if message.temporary else LinkRefusedError(text, cause="by_peer")
+        if message.temporary:
+            return TransientError(text)
+        return LinkRefusedError(text, cause="by_peer", peer_cause=one_line(message.cause))
     if isinstance(message, Goodbye):
         return TransientError(f"the peer closed the connection: {one_line(message.reason)}")
     return ProtocolError(f"unexpected {type(message).__name__} in the handshake")

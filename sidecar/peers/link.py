@@ -28,6 +28,9 @@ KEEPALIVES = 4
 """Checks for silence per ``link_silent_ms``, and heartbeats without news sent when the node has none to send: one late
 timer does not cut a link."""
 
+ASK_AFTER_S = 0.003
+"""An answer is known by the millisecond of the question: no heartbeat that was sent before it has the same."""
+
 
 class Link:
     """``hello`` is the peer's Hello, ``state`` its status record; ``ended`` is set when the link is gone.
@@ -70,6 +73,8 @@ class Link:
         self._clock_is_news = False
         self._flush_due = False
         self._loop = asyncio.get_running_loop()
+        self._answered = asyncio.Event()
+        self._asked_ms = 0
         self._closing: asyncio.Future[str] = self._loop.create_future()
         connection.count_for(state)
 
@@ -142,6 +147,20 @@ class Link:
         """Tell the peer, which has asked for relay, in which intervals other nodes committed nothing."""
         if self.is_open:
             self._connection.write(Closed(dict(intervals)))
+
+    async def answers(self) -> bool:
+        """Wait until the peer has said something that it wrote after this call (True), or the link has ended."""
+        self._answered.clear()
+        self._asked_ms = self._now_ms() + 1
+        await asyncio.sleep(ASK_AFTER_S)
+        self.send_heartbeat(0, 0)
+        waits = [asyncio.ensure_future(self._answered.wait()), asyncio.ensure_future(self.ended.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return not self.ended.is_set()
 
     def close(self, reason: str) -> None:
         """End the link with a farewell; ``ended`` is set when that is done."""
@@ -224,6 +243,8 @@ class Link:
 
     def _take_heartbeat(self, heartbeat: Heartbeat) -> None:
         self._round_trip.observe(heartbeat, self._now_ms())
+        if heartbeat.echo_ms >= self._asked_ms > 0:
+            self._answered.set()
         self.state.round_trip_ms = self._round_trip.round_trip_ms
         self.state.clock_offset_ms = self._round_trip.clock_offset_ms
         self._handler.heartbeat(self, heartbeat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from sidecar.peers.dialler import Dialler
 from sidecar.peers.handler import PeerHandler
@@ -19,21 +19,14 @@ from sidecar.settings import Settings
 class PeerMesh:
     """``links``: the established links by peer name. ``states``: one record per peer, also for those that are down.
 
-    ``now_ms`` is the wall clock in Unix milliseconds; ``known`` tells the nodes known before, id to name. Raises
-    :class:`~sidecar.errors.ConfigurationError` for unusable TLS files.
+    ``now_ms`` is the wall clock in Unix milliseconds. Raises :class:`~sidecar.errors.ConfigurationError` for unusable
+    TLS files.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        handler: PeerHandler,
-        *,
-        now_ms: Callable[[], int],
-        known: Callable[[], Mapping[int, str]] = dict,
-    ) -> None:
+    def __init__(self, settings: Settings, handler: PeerHandler, *, now_ms: Callable[[], int]) -> None:
         self._settings = settings
         self._tls = TlsFiles(settings.tls, settings.node.name, now_ms=now_ms) if settings.tls is not None else None
-        self._registry = LinkRegistry(settings, handler, now_ms=now_ms, known=known)
+        self._registry = LinkRegistry(settings, handler, now_ms=now_ms)
         self._socket: socket.socket | None = None
         self.links: dict[str, Link] = self._registry.links
         self.states: dict[str, PeerState] = self._registry.states

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
+from sidecar.core.wire.identity import IDENTITY_CAUSES, Known, Meeting
 from sidecar.core.wire.messages import Hello, Refuse
 from sidecar.errors import LinkRefusedError, ProtocolError, SidecarError, TransientError
 from sidecar.peers.connection import Connection
@@ -30,22 +31,12 @@ handshake and two lines of the log each second, and a network that damaged a fra
 
 class LinkRegistry:
     """Slots, states and links by peer name. Establishes connections and serves the links that come of them.
+    ``refusals`` counts connections that did not become links, by cause."""
 
-    ``known``: nodes that were known before this process started, id to name. ``refusals`` counts connections that did
-    not become links, by cause."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        handler: PeerHandler,
-        *,
-        now_ms: Callable[[], int],
-        known: Callable[[], Mapping[int, str]] = dict,
-    ) -> None:
+    def __init__(self, settings: Settings, handler: PeerHandler, *, now_ms: Callable[[], int]) -> None:
         self.settings = settings
         self.now_ms = now_ms
         self.refusals: Counter[str] = Counter()
-        self._known_ids = known
         self.links: dict[str, Link] = {}
         self.states: dict[str, PeerState] = {}
         self._handler = handler
@@ -68,7 +59,8 @@ class LinkRegistry:
         begun_s = asyncio.get_running_loop().time() if begun_s is None else begun_s
         try:
             async with asyncio.timeout_at(begun_s + HANDSHAKE_S):
-                hello = await greet(connection, self._hello, expected_name, self._knowledge())
+                known = Knowledge(self._known, self._meeting, tls=self.settings.tls is not None)
+                hello = await greet(connection, self._hello, expected_name, known)
                 slot = self._slot_for(connection, hello)
                 await settle(connection, slot)
             link = self._enter(connection, slot)
@@ -77,6 +69,7 @@ class LinkRegistry:
             return TransientError(f"{connection.address} did not finish the handshake within {HANDSHAKE_S:.0f} s")
         except (SidecarError, OSError) as error:
             self._count(error)
+            self._tell(connection, expected_name, error)
             return error
         finally:
             if slot is not None:
@@ -100,10 +93,18 @@ class LinkRegistry:
             self._handler.hello(), window_bytes=limits.link_window_bytes, frame_bytes_max=limits.frame_bytes_max
         )
 
-    def _knowledge(self) -> Knowledge:
-        ids = dict(self._known_ids())
-        ids.update((state.peer_id, name) for name, state in self.states.items() if state.peer_id is not None)
-        return Knowledge(self._known, ids, tls=self.settings.tls is not None)
+    def _meeting(self, own: Hello, other: Hello) -> Meeting:
+        nodes = {state.peer_id: Known(name) for name, state in self.states.items() if state.peer_id is not None}
+        return Meeting(own, other, {**nodes, **self._handler.known_nodes()}, self._handler.end_hlc())
+
+    def _tell(self, connection: Connection, expected_name: str | None, error: Exception) -> None:
+        """Tell the node of a refusal that is about who somebody is. Strangers' names are not kept."""
+        if not isinstance(error, LinkRefusedError) or not {error.cause, error.peer_cause} & IDENTITY_CAUSES:
+            return
+        hello = connection.session.peer
+        name = expected_name or (hello.node_name if hello is not None else None)
+        if name is not None and (name in self._slots or name == self.settings.node.name):
+            self._handler.refused(name, error)
 
     def _count(self, error: Exception) -> None:
         if isinstance(error, LinkRefusedError):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
+from sidecar.core.wire.identity import Known
 from sidecar.core.wire.messages import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
@@ -18,8 +19,10 @@ from sidecar.core.wire.messages import (
     Heartbeat,
     Hello,
     Relay,
+    Start,
     part_bytes,
 )
+from sidecar.errors import LinkRefusedError
 from sidecar.peers.link import Link
 from sidecar.peers.mesh import PeerMesh
 from sidecar.settings import Settings, TlsSettings
@@ -68,6 +71,12 @@ class Node:
     intervals: list[tuple[str, Closed, int]] = field(default_factory=list)
     clocks: dict[str, dict[int, int]] = field(default_factory=dict)
     events: list[tuple[str, str, Exception | None]] = field(default_factory=list)
+    incarnation: str = ""
+    generation: int = 0
+    starts: list[Start] = field(default_factory=list)
+    nodes: dict[int, Known] = field(default_factory=dict)
+    end: int | None = None
+    refusals: list[tuple[str, LinkRefusedError]] = field(default_factory=list)
     received_bytes: int = 0
     failure: Exception | None = None
 
@@ -90,7 +99,19 @@ class Node:
             protocol_max=high,
             clock=dict(self.clock),
             boot_id=self.boot_id,
+            incarnation=self.incarnation,
+            generation=self.generation,
+            starts=list(self.starts),
         )
+
+    def known_nodes(self) -> dict[int, Known]:
+        return self.nodes
+
+    def end_hlc(self) -> int | None:
+        return self.end
+
+    def refused(self, name: str, error: LinkRefusedError) -> None:
+        self.refusals.append((name, error))
 
     async def connected(self, link: Link, hello: Hello) -> None:
         assert self.mesh.links[link.peer_name] is link

@@ -17,6 +17,7 @@ import trustme
 import uvloop
 from peer_lab import Lab, Node, make_part, until
 
+from sidecar.core.wire.identity import Known
 from sidecar.errors import ConfigurationError
 from sidecar.peers import pacing, tls_files
 from sidecar.peers.status import PeerPhase
@@ -222,6 +223,11 @@ async def test_an_id_of_another_node_is_refused_whatever_the_certificate(lab: La
     assert a.mesh.refusals == {"id": 1}
     assert not a.mesh.links
     anew = lab.node("c", 4, tls=issue(tmp_path, authority, "c"), peers={"a": a.listen})
+    await lab.start(anew)
+    await until(lambda: anew.mesh.states["a"].state is PeerPhase.REFUSED)
+    assert "'c' says it is node 4, and is node 3 here" in (anew.mesh.states["a"].last_error or "")
+    await lab.stop_node(anew)
+    a.nodes = {3: Known("c", removed=True)}
     await lab.linked(a, anew)
 
 

@@ -25,8 +25,8 @@ class Played:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.session = Session(1 << 20)
         self.writer = writer
-        self._reader = reader
-        self._heard: list[Message] = []
+        self.reader = reader
+        self.heard: list[Message] = []
 
     def say(self, message: Message) -> None:
         self.writer.write(self.session.send(message))
@@ -46,13 +46,13 @@ class Played:
 
     async def _next(self) -> Message:
         while True:
-            while self._heard:
-                message = self._heard.pop(0)
+            while self.heard:
+                message = self.heard.pop(0)
                 if not isinstance(message, Heartbeat):
                     return message
-            data = await self._reader.read(10_000)
+            data = await self.reader.read(10_000)
             assert data, "the node closed the connection"
-            self._heard.extend(self.session.receive(data))
+            self.heard.extend(self.session.receive(data))
 
 
 class Peer:
@@ -149,21 +149,78 @@ async def test_a_second_dial_of_the_same_start_replaces_the_first(lab: Lab, peer
     assert "replaced" in (await peer.connections[0].hear(Goodbye)).reason
 
 
-async def test_a_new_start_of_the_peer_replaces_even_the_lowers_dial(lab: Lab, peer: Peer) -> None:
+async def linked(peer: Peer, node: Node) -> Played:
+    """The node's own dial has become the link."""
+    first = await peer.dialled()
+    first.say(HELLO)
+    await first.hear(Accept)
+    first.accept()
+    await until(lambda: node.count("up", "b") == 1)
+    return first
+
+
+async def test_a_new_start_of_the_peer_replaces_even_the_lowers_dial_once_the_old_one_is_gone(
+    lab: Lab, peer: Peer
+) -> None:
     a = lab.node("a", 1, peers={"b": await peer.listen()})
     await lab.start(a)
-    old = await peer.dialled()
-    old.say(HELLO)
-    await old.hear(Accept)
-    old.accept()
-    await until(lambda: a.count("up", "b") == 1)
+    old = await linked(peer, a)
     new = await peer.dial(a, msgspec.structs.replace(HELLO, boot_id="two"))
+    await new.hears_nothing()
+    old.writer.close()
     await new.hear(Accept)
     new.accept()
-    await old.hear(Goodbye)
     await until(lambda: a.count("up", "b") == 2)
     assert a.link("b").hello.boot_id == "two"
     assert [kind for kind, _, _ in a.events] == ["up", "down", "up"]
+
+
+async def test_a_link_that_stands_without_a_sign_of_life_gives_way_when_it_is_cut(lab: Lab, peer: Peer) -> None:
+    """The machine of the old start lost its power, and nobody says so."""
+    a = lab.node("a", 1, peers={"b": await peer.listen()}, timing={"link_silent_ms": 500, "heartbeat_ms": 100})
+    await lab.start(a)
+    await linked(peer, a)
+    new = await peer.dial(a, msgspec.structs.replace(HELLO, boot_id="two"))
+    await new.hear(Accept)
+    new.accept()
+    await until(lambda: a.count("up", "b") == 2)
+
+
+async def echo(played: Played) -> None:
+    """Answer heartbeats as a peer that lives."""
+    while True:
+        while played.heard:
+            message = played.heard.pop(0)
+            if isinstance(message, Heartbeat):
+                played.say(Heartbeat(sent_ms=1, echo_ms=message.sent_ms))
+        data = await played.reader.read(10_000)
+        if not data:
+            return
+        played.heard.extend(played.session.receive(data))
+
+
+@pytest.mark.parametrize("decides", [True, False])
+async def test_a_second_process_does_not_take_the_link_of_one_that_answers(lab: Lab, peer: Peer, decides: bool) -> None:
+    hello = HELLO if decides else msgspec.structs.replace(HELLO, node_id=1)
+    a = lab.node("a", 1 if decides else 9, listen=None)
+    await lab.start(a)
+    first = await peer.dial(a, hello)
+    if decides:
+        await first.hear(Accept)
+    first.accept()
+    await until(lambda: a.count("up", "b") == 1)
+    echoing = asyncio.create_task(echo(first))
+    second = await peer.dial(a, msgspec.structs.replace(hello, boot_id="two"))
+    if not decides:
+        second.accept()
+    refused = await second.hear(Refuse)
+    assert "two databases run as 'b'" in refused.reason
+    assert (refused.cause, refused.temporary) == ("copy", False)
+    assert [kind for kind, _, _ in a.events] == ["up"]
+    assert a.mesh.states["b"].state is PeerPhase.CONNECTED
+    await until(lambda: [name for name, _ in a.refusals] == ["b"])
+    assert a.mesh.refusals == {"copy": 1}
+    echoing.cancel()
 
 
 async def test_the_higher_id_follows_what_the_lower_accepts(lab: Lab, peer: Peer) -> None:

@@ -23,6 +23,7 @@ from sidecar.core.wire.messages import (
     Hello,
     Message,
     Relay,
+    Start,
     encode_message,
 )
 
@@ -33,7 +34,16 @@ EXAMPLES: list[Message] = [
     Ack(clock={3: 5}, credit_bytes=600),
     Heartbeat(hlc=7, from_hlc=5, sent_ms=1000),
     Hello(
-        cluster="c", node_id=1, node_name="a", clock={1: 5}, boot_id="x", window_bytes=1 << 24, frame_bytes_max=1 << 25
+        cluster="c",
+        node_id=1,
+        node_name="a",
+        clock={1: 5},
+        boot_id="x",
+        window_bytes=1 << 24,
+        frame_bytes_max=1 << 25,
+        incarnation="i",
+        generation=1,
+        starts=[Start(2, "w", 3), Start(3, "x", 5)],
     ),
     ChangeSetPart(header=ChangeSetHeader(origin=1, from_hlc=5, to_hlc=9, context={2: 3}, rows=1), body=b"\x28\xb5"),
     BarrierRequest(7),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sidecar.core.wire.messages import Hello
@@ -60,19 +60,6 @@ def judge_hello(own: Hello, other: Hello, expected_name: str | None, known_peers
             cause="unlisted",
         )
     negotiate(own, other)
-
-
-def judge_identity(other: Hello, known: Mapping[int, str]) -> None:
-    """Whether the other's id is not that of another node, as far as nodes are known here (id -> name). A certificate
-    names the node, changes name its id: without this, a node could speak for the id of another one. (A new id under
-    the old name is a node that was made anew.) Raises :class:`LinkRefusedError`."""
-    name = known.get(other.node_id)
-    if name is not None and name != other.node_name:
-        raise LinkRefusedError(
-            f"{other.node_name!r} says it is node {other.node_id}, which is {name!r} here",
-            mend="give every node its own id in [node]; for a node that was renamed see docs/operations.md",
-            cause="id",
-        )
 
 
 class Choice(enum.Enum):

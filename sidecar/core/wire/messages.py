@@ -7,6 +7,7 @@ fields. Sizes and ranges are checked while decoding; anything wrong is a :class:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated
 
 import msgspec
@@ -39,6 +40,9 @@ PART_OVERHEAD_BYTES = 512
 """Credit that a part costs besides its body: header, context and Python objects. It bounds the number of tiny parts in
 flight (a 16 MiB window holds at most 32,768 of them)."""
 
+STARTS_MAX = 32
+"""Starts of a sidecar that its Hello names, the latest ones: a peer that missed more cannot tell a copy by them."""
+
 PARTS_MAX = 1 << 20
 """Parts of one change set: a million parts of 10,000 rows."""
 
@@ -53,6 +57,18 @@ Fingerprint = Annotated[str, Meta(max_length=260)]
 Reason = Annotated[str, Meta(max_length=REASON_CHARS_MAX)]
 
 
+BootId = Annotated[str, Meta(max_length=64)]
+
+
+class Start(msgspec.Struct, array_like=True, frozen=True):
+    """One start of a sidecar on its database: its number, which rises, its ``boot_id``, and the end of what the node
+    had committed by then."""
+
+    number: Count
+    boot_id: BootId
+    hlc: Hlc
+
+
 class Hello(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
     """The first message of either side: who I am, what I have, what I take.
 
@@ -61,6 +77,8 @@ class Hello(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
     change sets (see :func:`part_bytes`), ``frame_bytes_max`` the largest payload it takes; the peer mesh fills in both.
     ``joining``: the sender copies another node's states. The receiver keeps what comes after ``clock`` in
     its journal for it, and sends no changes on this link.
+    ``incarnation`` names the database as attached, ``generation`` rises when another one takes its place, ``starts``
+    are the latest starts on it, the present one last; an older release tells none of them. See :mod:`.identity`.
     """
 
     cluster: Cluster
@@ -70,10 +88,13 @@ class Hello(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
     protocol_max: Count = PROTOCOL_MAX
     clock: Clock = {}
     fingerprints: Annotated[dict[TableName, Fingerprint], Meta(max_length=FINGERPRINTS_MAX)] = {}
-    boot_id: Annotated[str, Meta(max_length=64)] = ""
+    boot_id: BootId = ""
     window_bytes: Count = 0
     frame_bytes_max: Count = 0
     joining: bool = False
+    incarnation: BootId = ""
+    generation: Count = 0
+    starts: Annotated[list[Start], Meta(max_length=STARTS_MAX)] = []
 
 
 class Accept(msgspec.Struct, array_like=True, frozen=True):
@@ -83,10 +104,12 @@ class Accept(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Refuse(msgspec.Struct, array_like=True, frozen=True):
-    """There will be no link, with the reason and the mend as one line. ``temporary``: try again soon."""
+    """There will be no link, with the reason and the mend as one line. ``temporary``: try again soon. ``cause``: the
+    kind of refusal as one word, empty from an older release."""
 
     reason: Reason
     temporary: bool = False
+    cause: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Goodbye(msgspec.Struct, array_like=True, frozen=True):
@@ -207,7 +230,19 @@ def decode_message(type_code: int, payload: bytes) -> Message:
         raise ProtocolError(f"malformed {_NAMES[type_code]}: {error}") from None
     if isinstance(message, ChangeSetPart):
         check_header(message.header)
+    elif isinstance(message, Hello):
+        check_starts(message)
     return message
+
+
+def check_starts(hello: Hello) -> None:
+    """Raises :class:`ProtocolError` unless the starts rise and end with the present one."""
+    starts = hello.starts
+    if starts and starts[-1].boot_id != hello.boot_id:
+        raise ProtocolError("a Hello's last start is not the present one")
+    for before, after in pairwise(starts):
+        if not (before.number < after.number and before.hlc <= after.hlc):
+            raise ProtocolError(f"a Hello's starts do not rise: {before.number} before {after.number}")
 
 
 def check_header(header: ChangeSetHeader) -> None:
