@@ -33,14 +33,42 @@ ORDER BY n.nspname, c.relname
 -- The columns of the candidates in table order. base_type: domains resolved, without modifier. identity: a always,
 -- d by default. increment: of the sequence that numbers the column, NULL without one. is_ordered: the type (an array's
 -- element type) has a default btree operator class, its own, that of a type it is stored like, or a polymorphic one.
--- loose_collation: different texts are equal under it. default_sql: the default's expression, or that of the domain; NULL
--- without one. checked: a CHECK constraint or a unique index with NULLS NOT DISTINCT looks at it.
+-- parts: the types that a value is made of, however deep in arrays, composite types and ranges. loose_collation: different
+-- texts are equal under the collation of one of them. inner_collated: those in composite types and ranges that compare by
+-- a collation other than that of bytes, which no statement can choose. delimiter: of the elements in an array's text.
+-- default_sql: the default's expression, or that of the domain; NULL without one. checked: a CHECK constraint or a unique
+-- index with NULLS NOT DISTINCT looks at it.
 WITH RECURSIVE base (type_oid, base_oid) AS (
     SELECT t.oid, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
     FROM pg_type AS t
     WHERE t.oid IN (SELECT atttypid FROM pg_attribute WHERE attrelid = ANY (%(oids)s::oid[]))
     UNION
     SELECT b.type_oid, t.typbasetype FROM base AS b JOIN pg_type AS t ON t.oid = b.base_oid WHERE t.typtype = 'd'
+), part (relation, attnum, type_oid, collation_oid, is_inner, is_whole) AS (
+    SELECT a.attrelid, a.attnum, a.atttypid, a.attcollation, false, false
+    FROM pg_attribute AS a WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT p.relation, p.attnum, n.type_oid, n.collation_oid, n.is_inner, n.is_whole
+    FROM part AS p JOIN pg_type AS t ON t.oid = p.type_oid AND NOT p.is_whole,
+    LATERAL (
+        SELECT t.typbasetype, p.collation_oid, p.is_inner, false WHERE t.typtype = 'd'
+        UNION ALL SELECT t.typelem, p.collation_oid, p.is_inner, false WHERE t.typtype = 'b' AND t.typcategory = 'A' AND t.typelem <> 0
+        UNION ALL SELECT x.atttypid, x.attcollation, true, false FROM pg_attribute AS x
+                  WHERE t.typtype = 'c' AND x.attrelid = t.typrelid AND x.attnum > 0 AND NOT x.attisdropped
+        UNION ALL SELECT r.rngsubtype, r.rngcollation, true, false FROM pg_range AS r
+                  WHERE t.typtype IN ('r', 'm') AND t.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL SELECT t.oid, p.collation_oid, p.is_inner, true
+                  WHERE t.typtype IN ('b', 'e') AND NOT (t.typcategory = 'A' AND t.typelem <> 0)
+    ) AS n (type_oid, collation_oid, is_inner, is_whole)
+), made AS (
+    SELECT p.relation, p.attnum, array_agg(DISTINCT format_type(p.type_oid, NULL)) AS parts,
+           coalesce(bool_or(NOT l.collisdeterministic), false) AS loose_collation,
+           coalesce(array_agg(DISTINCT format_type(p.type_oid, NULL)) FILTER (
+               WHERE p.is_inner AND l.collprovider <> 'b' AND coalesce(l.collcollate, '') NOT IN ('C', 'POSIX')), '{}')
+               AS inner_collated
+    FROM part AS p LEFT JOIN pg_collation AS l ON l.oid = p.collation_oid
+    WHERE p.is_whole
+    GROUP BY p.relation, p.attnum
 )
 SELECT a.attrelid::int8 AS relation, a.attnum::int4 AS attnum, a.attname::text AS name,
        format_type(a.atttypid, a.atttypmod) AS type_name,
@@ -63,8 +91,10 @@ SELECT a.attrelid::int8 AS relation, a.attnum::int4 AS attnum, a.attname::text A
             OR (s.classid = 'pg_attrdef'::regclass AND s.objid = f.oid AND s.refclassid = 'pg_class'::regclass
                 AND s.refobjid = q.seqrelid)) AS increment,
        coalesce(i.place, 0)::int4 AS key_position,
-       EXISTS (SELECT FROM pg_collation AS l WHERE l.oid = a.attcollation AND NOT l.collisdeterministic)
-           AS loose_collation,
+       coalesce(u.parts, '{}') AS parts,
+       coalesce(u.loose_collation, false) AS loose_collation,
+       coalesce(u.inner_collated, '{}') AS inner_collated,
+       e.typdelim::text AS delimiter,
        coalesce(pg_get_expr(f.adbin, f.adrelid), pg_get_expr(w.typdefaultbin, 0)) AS default_sql,
        EXISTS (SELECT FROM pg_constraint AS o WHERE o.contype = 'c'
                AND (o.conrelid = a.attrelid AND a.attnum = ANY (o.conkey) OR w.typtype = 'd' AND o.contypid = w.oid))
@@ -77,6 +107,7 @@ JOIN pg_type AS w ON w.oid = a.atttypid
 JOIN base AS b ON b.type_oid = a.atttypid
 JOIN pg_type AS t ON t.oid = b.base_oid AND t.typtype <> 'd'
 JOIN pg_type AS e ON e.oid = CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END
+LEFT JOIN made AS u ON u.relation = a.attrelid AND u.attnum = a.attnum
 LEFT JOIN pg_attrdef AS f ON f.adrelid = a.attrelid AND f.adnum = a.attnum AND a.attgenerated = ''
 LEFT JOIN LATERAL (
     SELECT k.place FROM pg_index AS x, unnest(x.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)

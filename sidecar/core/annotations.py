@@ -20,9 +20,25 @@ _SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"[^\W\d]\w*")
 
 COUNTER_TYPES = frozenset({"smallint", "integer", "bigint", "numeric"})
-# Types without a default btree operator class (PostgreSQL: "Operator Classes and Operator Families").
+# Types without a default btree operator class (PostgreSQL: "Operator Classes and Operator Families"); and jsonb, whose
+# texts compare by the database's default collation, which may be another one on each node.
 UNORDERED_TYPES = frozenset(
-    {"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle", "xid", "cid", "aclitem", "jsonpath"}
+    {
+        "json",
+        "jsonb",
+        "xml",
+        "point",
+        "line",
+        "lseg",
+        "box",
+        "path",
+        "polygon",
+        "circle",
+        "xid",
+        "cid",
+        "aclitem",
+        "jsonpath",
+    }
 )
 
 

@@ -54,8 +54,11 @@ class Relation:
 class Column:
     """One column. ``identity``: ``a`` always, ``d`` by default, empty. ``increment`` of the sequence that numbers it.
     ``key_position`` counts from 1, 0 outside the primary key. ``is_ordered``: values of the type have an order.
-    ``loose_collation``: different texts are equal under the column's collation. ``default_sql``: the expression.
-    ``checked``: a CHECK constraint or a unique index with NULLS NOT DISTINCT looks at it."""
+    ``parts``: the types that a value is made of, however deep in arrays, composite types and ranges.
+    ``loose_collation``: different texts are equal under the collation of one of them. ``inner_collated``: those in
+    composite types and ranges that compare by a collation which nodes may not share. ``delimiter``: of the elements in
+    an array's text. ``default_sql``: the expression. ``checked``: a CHECK constraint or a unique index with NULLS NOT
+    DISTINCT looks at it."""
 
     relation: int
     attnum: int
@@ -70,7 +73,10 @@ class Column:
     identity: str
     increment: int | None
     key_position: int
+    parts: list[str]
     loose_collation: bool
+    inner_collated: list[str]
+    delimiter: str
     default_sql: str | None
     checked: bool
     comment: str | None

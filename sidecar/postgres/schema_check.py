@@ -17,6 +17,7 @@ from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_table
 from sidecar.core.merge.multivalue import width
 from sidecar.core.merge.state_tables import COLUMNS_MAX
 from sidecar.errors import AnnotationError, SchemaError
+from sidecar.postgres import type_check
 from sidecar.postgres.facts import Column, Facts, MergeFunction, Relation
 from sidecar.postgres.problem import Problem, Severity
 
@@ -162,29 +163,10 @@ def _check_key(under: Review) -> None:
             )
 
 
-LOOSE_KEY_TYPES = frozenset({"citext", "interval", "numeric", "real", "double precision"})
-"""Types with equal values of different text (``Bob`` and ``bob``, ``1.0`` and ``1.00``, ``-0`` and ``0``). Rows are
-matched by the text of their keys in some places and by ``=`` in others, which must be the same."""
-
-
 def _check_key_types(under: Review) -> None:
     for column in under.key:
-        scaled = column.base_type == "numeric" and "," in column.type_name
-        if column.base_type in LOOSE_KEY_TYPES and not scaled:
-            under.add(
-                "error",
-                f"is a key of type {column.type_name}, in which different texts can be the same key",
-                "use uuid, an integer type, text, or numeric(p,s) for the key",
-                column.name,
-            )
-        elif column.loose_collation:
-            under.add(
-                "error",
-                "is a key with a nondeterministic collation, in which different texts can be the same key",
-                f"ALTER TABLE {under.sql_name} ALTER COLUMN {quote(column.name)} TYPE {column.type_name} "
-                'COLLATE "default"',
-                column.name,
-            )
+        for severity, message, mend in type_check.of_key(column, under.sql_name):
+            under.add(severity, message, mend, column.name)
 
 
 def _check_numbering(under: Review) -> None:
@@ -241,20 +223,8 @@ def _check_columns(under: Review) -> None:
         except SchemaError as error:
             under.add("error", error.message, error.mend, column.name)
             continue
-        if column.type_name == "bpchar":
-            under.add(
-                "error",
-                "is bpchar without a length: blanks at the end of its values would differ between nodes",
-                "make it text",
-                column.name,
-            )
-        if word.word in ORDERED_WORDS and not column.is_ordered:
-            under.add(
-                "error",
-                f"is {word.word}, which needs an ordered type, but values of {column.type_name} have no order",
-                "use mv_register or lww_register",
-                column.name,
-            )
+        for severity, message, mend in type_check.of_word(column, word.word):
+            under.add(severity, message, mend, column.name)
         if word.word == "merge":
             _check_merge_function(under, column, word.argument or "")
         if word.word in ("pn_counter", "g_counter") and not column.not_null:
@@ -263,7 +233,6 @@ def _check_columns(under: Review) -> None:
             )
 
 
-ORDERED_WORDS = frozenset({"max_register", "min_register"})
 _IDENTIFIER = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
 _FUNCTION_NAME = re.compile(rf"\s*(?:(?P<schema>{_IDENTIFIER})\s*\.)?\s*(?P<name>{_IDENTIFIER})\s*")
 

@@ -166,7 +166,7 @@ FITS = [
     ("lww_set", ["integer[]", "jsonb"], ["integer"]),
     ("lww_map", ["jsonb"], ["json", "text[]", "hstore"]),
     ("max_register", ["integer", "text", "timestamp with time zone", "integer[]"], ["json", "point", "xml[]"]),
-    ("min_register", ["integer", "uuid", "jsonb"], ["json", "circle"]),
+    ("min_register", ["integer", "uuid", "date"], ["json", "jsonb", "circle"]),
 ]
 
 

@@ -13,6 +13,7 @@ from sidecar.postgres.type_advice import PAGE, advise
 def column(name: str, base_type: str, comment: str | None = None, **facts: Any) -> Column:
     defaults: dict[str, Any] = {"is_ordered": True, "not_null": False, "generated": False, "virtual": False}
     defaults |= {"identity": "", "increment": None, "key_position": 0, "loose_collation": False, "default_sql": None}
+    defaults |= {"parts": [base_type], "inner_collated": [], "delimiter": ","}
     return Column(
         relation=7,
         attnum=2,

@@ -12,7 +12,8 @@ from sidecar.core.catalog import ColumnSpec, TableSpec, quote_literal
 from sidecar.core.merge import registers
 
 COLLATABLE = frozenset({"text", "character varying", "character", "bpchar", "name", "citext"})
-"""Types that compare by a collation; databases may differ in theirs, so values are compared by their bytes."""
+"""Types that compare by a collation; databases may differ in theirs, so values are compared by their bytes. (What hides
+in composite types and ranges is refused, see :mod:`sidecar.postgres.type_check`.)"""
 
 _DIRECTION = {"max_register": "DESC", "min_register": "ASC"}
 
@@ -83,8 +84,10 @@ def chosen(column: ColumnSpec, row: str) -> str:
 
 def _order(column: ColumnSpec, value: str) -> str:
     """The column's order, the shown value first; NULL loses."""
+    array = "[]" if column.base_type.endswith("[]") else ""
     collatable = column.base_type.removesuffix("[]").rpartition(".")[2] in COLLATABLE
-    by_bytes = ' COLLATE "C"' if collatable else ""
+    # As text: the lower case in which citext compares is that of the database's default locale, whatever the collation.
+    by_bytes = f'::text{array} COLLATE "C"' if collatable else ""
     return f"{value}{by_bytes} {_DIRECTION[column.crdt]} NULLS LAST"
 
 
