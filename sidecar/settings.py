@@ -117,8 +117,9 @@ class LimitSettings(_Section):
     batch_bytes_max: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
     """Decoded bytes of one part. Keeps a node below 512 MB with several parts in flight on each link."""
     batch_transactions_max: Annotated[int, Field(ge=1)] = 2_000
-    """Local transactions coalesced into one change set while this node is behind. The peer merges a change set as a
-    whole and holds its row locks for that long: some 20 ms for a thousand rows."""
+    """Local transactions coalesced into one change set while this node is behind; ten times as many when they write
+    fewer rows than that. The peer merges a change set as a whole and holds its row locks for that long: some 20 ms for
+    a thousand rows."""
     merge_rows_max: Annotated[int, Field(ge=1)] = 10_000
     """Rows merged in one transaction when several change sets wait; adapts downwards under local load."""
     row_lock_ms: Annotated[int, Field(ge=1)] = 20

@@ -8,6 +8,7 @@ transaction larger than a part is written in parts within one database transacti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,16 @@ Publish = Callable[[int, ChangeSetPart | None], None]
 
 HELD_LOOK_S = 0.05
 """How often capture looks whether the clock is believed again; every start of a node waits for it once."""
+
+BEHIND_MS = 500
+"""A commit that is captured this long after it happened is late, whatever is done: then work counts, not delay."""
+
+GATHER_S = 0.1
+"""How long transactions gather while this node is behind. A change set costs some milliseconds of processor on each
+node, whether it holds one transaction or thousands."""
+
+GATHER_PAUSE_S = 0.02
+"""When nothing comes for so long, or the walsender says that it is at the end of the log, what has gathered goes."""
 
 
 @dataclass(slots=True)
@@ -64,6 +75,7 @@ class Capture:
         self._flushing: asyncio.Task[None] | None = None
         self._distance_s = state.settings.timing.change_set_ms / 1000
         self._flush_due_s = 0.0
+        self._gather_until_s = 0.0
         self._pulse = pulse
 
     async def run(self) -> None:
@@ -103,6 +115,14 @@ class Capture:
     async def _read(self) -> list[bytes]:
         """The next messages; ends early when the flush before is done, so that what waits goes out."""
         flushing = self._flushing
+        if flushing is None and self._gathers():
+            messages: list[bytes] = []
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_PAUSE_S):
+                    messages = await self._stream.read()
+            if not messages:
+                self._gather_until_s = 0.0
+            return messages
         if flushing is None:
             return await self._stream.read()
         reading = asyncio.ensure_future(self._stream.read())
@@ -117,6 +137,12 @@ class Capture:
             if not reading.cancelled():
                 reading.exception()  # taken note of, also when this loop is being cancelled for another error
         return reading.result() if not reading.cancelled() else []
+
+    def _gathers(self) -> bool:
+        """Whether what is held waits for more: this node is behind, more comes, and nobody waits for it."""
+        held = self._intake.held.rows and asyncio.get_running_loop().time() < self._gather_until_s
+        late = held and self._state.now_ms() - self._intake.committed_ms > BEHIND_MS
+        return bool(late and self._stream.busy and not self._progress.awaited)
 
     async def _report_put_aside(self) -> None:
         """Write down the local changes that cannot be replicated."""
@@ -141,7 +167,8 @@ class Capture:
         # Reading on while a write hangs is no sign of life.
         self._pulse.capture_alive = asyncio.get_running_loop().time()
         if self._intake.held.rows and not self._intake.open:
-            self._flush(passed_lsn=self._stream.server_lsn)
+            if not self._gathers():
+                self._flush(passed_lsn=self._stream.server_lsn)
         elif not self._intake.held.rows:
             if not self._intake.open:
                 self._state.pending_since_ms = None
@@ -165,7 +192,8 @@ class Capture:
 
     def _flush(self, passed_lsn: int = 0) -> None:
         if self._intake.held.rows:
-            self._flush_due_s = asyncio.get_running_loop().time() + self._distance_s
+            now_s = asyncio.get_running_loop().time()
+            self._flush_due_s, self._gather_until_s = now_s + self._distance_s, now_s + GATHER_S
             self._flushing = asyncio.create_task(self._write(self._take(passed_lsn)), name="capture flush")
 
     async def _flushed(self) -> None:

@@ -30,6 +30,10 @@ from sidecar.postgres.admin import ECHO_PREFIX
 IMAGE_BYTES_MAX = 255 * 1024 * 1024
 """A deleted row's values stay here as its tombstone image; a jsonb object holds less than 256 MB."""
 
+HOT_TRANSACTIONS = 10
+"""How many times ``batch_transactions_max`` a change set holds of transactions that write the same rows again and
+again: what a peer does for it, and how long it locks rows, depends on the rows. 20,000 arrive in 0.2 s."""
+
 _ROWS = frozenset(b"IUD")
 """Message types of row changes."""
 
@@ -95,16 +99,18 @@ class Intake:
     async def consume(self, *, until_commit: bool = False) -> bool:
         """Take messages until they are used up (False), or what is held has to be written before it goes on: it fills
         a part or a change set, or (``until_commit``) a transaction ended."""
-        transactions_max = 1 if until_commit else self._limits.batch_transactions_max
+        few_max = 1 if until_commit else self._limits.batch_transactions_max
+        many_max = 1 if until_commit else few_max * HOT_TRANSACTIONS
         while True:
-            raw = self._take(transactions_max)
+            raw = self._take(few_max, many_max)
             if not raw:
                 return raw is not None
             await self._other(raw)
 
-    def _take(self, transactions_max: int) -> bytes | None:
+    def _take(self, few_max: int, many_max: int) -> bytes | None:
         """Take begins, row changes and commits up to a message of another kind, which is returned. ``None`` when all
-        are used up, ``b""`` when something has to be written.
+        are used up, ``b""`` when something has to be written: ``few_max`` transactions on as many rows, ``many_max``
+        on fewer rows.
 
         Two of the three messages of a small transaction are its begin and its commit, so this is one plain loop.
         """
@@ -133,7 +139,7 @@ class Intake:
                     self.open = False
                     self._committed = raw
                     held.commit()
-                    if held.transactions >= transactions_max:
+                    if held.transactions >= few_max and (held.rows >= few_max or held.transactions >= many_max):
                         return b""
             else:
                 return raw

@@ -147,6 +147,11 @@ class CaptureProgress:
         """How to ask the present stream for its position; None while there is no stream."""
         self._ping = ping
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for a position."""
+        return bool(self._waiters)
+
     def restart(self, lsn: int) -> None:
         """Capture resumes at ``lsn``; what it had passed before without anything to capture comes again."""
         self.lsn = lsn

@@ -177,11 +177,15 @@ class ReplicationStream:
                 return batch
             await self._wait_readable()
 
+    @property
+    def busy(self) -> bool:
+        """Whether so much comes that reading it is the bottleneck."""
+        return self._more or self._last_batch_messages >= PAUSE_BATCH_MESSAGES or self._rate() > PAUSE_RATE_PER_S
+
     async def rest(self, seconds: float) -> None:
         """Leave what comes to the socket for so long. Ends when a :meth:`ping` asks for the position; returns at once
-        while one is open, or while there is so much that reading it is the bottleneck."""
-        backlog = self._more or self._last_batch_messages >= PAUSE_BATCH_MESSAGES or self._rate() > PAUSE_RATE_PER_S
-        if backlog or self._pings_open:
+        while one is open, or while the stream is :attr:`busy`."""
+        if self.busy or self._pings_open:
             return
         self._resting = self._loop.create_future()
         timer = self._loop.call_later(seconds, self._end_rest)

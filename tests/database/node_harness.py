@@ -60,6 +60,10 @@ class HeldStream:
     def server_lsn(self) -> int:
         return self._handed_lsn
 
+    @property
+    def busy(self) -> bool:
+        return self._stream.busy
+
     async def read(self) -> list[bytes]:
         if self._batch is None:
             self._batch = await self._stream.read()

@@ -1,0 +1,134 @@
+"""While a node is behind, what it captures gathers into few change sets; else nothing waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import stream_messages as raw
+
+from sidecar.core.catalog import ColumnSpec, TableSpec
+from sidecar.node import capture as module
+from sidecar.node.capture import BEHIND_MS, Capture
+from sidecar.node.intake import HOT_TRANSACTIONS
+from sidecar.node.pulse import Pulse
+from sidecar.node.state import CaptureProgress, NodeState
+from sidecar.settings import LimitSettings, NodeSettings, Settings
+
+FEW = 20
+"""``batch_transactions_max``."""
+
+
+class Stream:
+    """Hands out one batch per read, then nothing."""
+
+    def __init__(self, batches: list[list[bytes]]) -> None:
+        self.batches = batches
+        self.server_lsn = 0
+        self.busy = True
+
+    async def read(self) -> list[bytes]:
+        await asyncio.sleep(0)
+        if not self.batches:
+            await asyncio.Event().wait()
+        return self.batches.pop(0)
+
+    async def rest(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    def confirm(self, lsn: int) -> None:
+        return
+
+
+class Writer:
+    """Notes how many transactions and rows each change set has; ``done`` when so many transactions are written."""
+
+    seq, parts = 0, 1
+
+    def __init__(self, transactions: int) -> None:
+        self.sets: list[tuple[int, int]] = []
+        self.missing = transactions
+        self.done = asyncio.Event()
+
+    @asynccontextmanager
+    async def change_set(self) -> AsyncIterator[None]:
+        yield
+
+    async def write_part(self, header: Any, changes: Any, specs: Any) -> tuple[Any, list[int]]:
+        self.sets.append((header.transactions, header.rows))
+        self.missing -= header.transactions
+        if not self.missing:
+            self.done.set()
+        return SimpleNamespace(header=header), []
+
+    async def finish(self, lsn: int, to_hlc: int, issued_hlc: int) -> None:
+        return
+
+
+def update(key: int, before: int) -> bytes:
+    return raw.update([b"%d" % key, b"%d" % before], [b"%d" % key, b"%d" % (before + 1)])
+
+
+async def captured(age_ms: int, rows: int, count: int, *, awaited: bool = False) -> list[tuple[int, int]]:
+    """The change sets of so many single-row transactions on so many rows, read one by one."""
+    node = NodeSettings(name="a", id=1, dsn="postgresql://a@127.0.0.1:1/app")
+    state = NodeState(Settings(node=node, limits=LimitSettings(batch_transactions_max=FEW)))
+    columns = (ColumnSpec("id", 1, "integer", "integer"), ColumnSpec("n", 2, "integer", "integer"))
+    state.set_tables([TableSpec(1, "public", "doc", columns[:1], columns[1:], relation_oid=raw.RELATION_OID)])
+    committed_ms = state.now_ms() - age_ms
+    batches = [[raw.relation("id", "n")]]
+    for n in range(1, count + 1):
+        batches.append([raw.begin(n, committed_ms), update(n % rows, n // rows), raw.commit(n)])
+    stream, writer, progress = Stream(batches), Writer(count), CaptureProgress(_nothing)
+    running = asyncio.create_task(
+        Capture(
+            state,
+            stream,  # type: ignore[arg-type]
+            writer,  # type: ignore[arg-type]
+            progress,
+            Pulse(),
+            resume_lsn=0,
+            publish=lambda seq, part: None,
+            refresh_tables=_nothing,
+        ).run()
+    )
+    waiting = asyncio.create_task(progress.captured(1 << 60, 10)) if awaited else None
+    async with asyncio.timeout(10):
+        await writer.done.wait()
+    for task in (running, waiting):
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+    return writer.sets
+
+
+async def _nothing() -> None:
+    await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing gathers for as long as it takes to run this."""
+    monkeypatch.setattr(module, "GATHER_S", 5.0)
+
+
+async def test_a_backlog_gathers_up_to_the_bound_of_its_rows() -> None:
+    sets = await captured(10 * BEHIND_MS, 10_000, 200)
+    assert sets[0][0] == 1, "the first change set goes at once"
+    assert max(sets) == (FEW, FEW)
+    assert len(sets) <= 200 / FEW + 2
+
+
+async def test_a_backlog_on_few_rows_gathers_longer() -> None:
+    sets = await captured(10 * BEHIND_MS, 5, 600)
+    assert max(sets) == (FEW * HOT_TRANSACTIONS, 5)
+    assert len(sets) <= 600 / (FEW * HOT_TRANSACTIONS) + 2
+
+
+@pytest.mark.parametrize(("age_ms", "awaited"), [(0, False), (10 * BEHIND_MS, True)])
+async def test_nothing_gathers_when_it_is_on_time_or_awaited(age_ms: int, awaited: bool) -> None:
+    assert len(await captured(age_ms, 10_000, 60, awaited=awaited)) > 200 / FEW + 2
