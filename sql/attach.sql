@@ -41,9 +41,10 @@ ALTER PUBLICATION crdt SET (publish_generated_columns = stored)
 SELECT slot, lsn::text FROM crdt_state.position
 
 -- name: read_slot
--- database, is this database, plugin, active, lost; no row when there is none.
+-- database, is this database, plugin, active, lost, this database's OID; no row when there is none.
 SELECT coalesce(database::text, ''), coalesce(database = current_database(), false), coalesce(plugin::text, ''), active,
-       coalesce(wal_status, '') = 'lost'
+       coalesce(wal_status, '') = 'lost',
+       (SELECT oid FROM pg_database WHERE datname = current_database())
 FROM pg_replication_slots WHERE slot_name = %s
 
 -- name: create_slot

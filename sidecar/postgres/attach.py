@@ -36,9 +36,10 @@ Connection = psycopg.AsyncConnection[Any]
 Progress = Callable[[str], None]
 
 
-def slot_name(node_id: int) -> str:
-    """The replication slot of a node; slot names are unique in a whole server."""
-    return f"sidecar_{node_id}"
+def slot_name(node_id: int, database: int | None = None) -> str:
+    """The replication slot of a node. Slot names are unique in a whole server: ``database``, an OID, is added where
+    another database of the server has the plain name already, as when two clusters of a test share a server."""
+    return f"sidecar_{node_id}" if database is None else f"sidecar_{node_id}_{database}"
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ async def initialise(conn: Connection, settings: Settings, *, progress: Progress
     publication_created = await _ensure_publication(conn)
     if publication_created:
         say(f"publication {PUBLICATION} created")
-    slot = slot_name(settings.node.id)
-    slot_created = await _ensure_slot(conn, slot, say)
+    slot, slot_created = await _ensure_slot(conn, settings.node.id, say)
     result = await attach_tables(conn, settings, tries=INIT_TRIES)
     for table in result.attached:
         say(f"table {table} attached")
@@ -147,22 +147,25 @@ async def _publish_generated(conn: Connection) -> None:
         await conn.execute(_SQL["publish_generated"])
 
 
-async def _ensure_slot(conn: Connection, slot: str, say: Progress) -> bool:
-    """Slot and position; returns whether they are new. A slot without a position is left over from an init that was cut
-    short: nothing was captured through it, so it is made anew."""
+async def _ensure_slot(conn: Connection, node_id: int, say: Progress) -> tuple[str, bool]:
+    """Slot and position; returns the slot's name, and whether they are new. A slot without a position is left over from
+    an init that was cut short: nothing was captured through it, so it is made anew."""
     async with conn.transaction():
         position = await (await conn.execute(_SQL["read_position"])).fetchone()
-        name = slot if position is None else str(position[0])
+        name = slot_name(node_id) if position is None else str(position[0])
         found = await (await conn.execute(_SQL["read_slot"], (name,))).fetchone()
+        if position is None and found is not None and not found[1]:
+            name = slot_name(node_id, int(found[5]))
+            found = await (await conn.execute(_SQL["read_slot"], (name,))).fetchone()
     if position is not None:
         _require_slot(name, str(position[1]), found)
-        return False
+        return name, False
     if found is not None:
-        database, is_here, _, active, _ = found
+        database, is_here, _, active, *_ = found
         if not is_here:
             raise ConfigurationError(
                 f"replication slot {name} is taken by database {database!r} on the same server",
-                mend="give this node another id; slots are shared by all databases of a server",
+                mend="drop that slot if nobody needs it, or give this node another id",
             )
         if active:
             raise ConfigurationError(
@@ -181,7 +184,7 @@ async def _ensure_slot(conn: Connection, slot: str, say: Progress) -> bool:
     assert row is not None
     async with own_transaction(conn):
         await conn.execute(_SQL["insert_position"], (name, row[0]))
-    return True
+    return name, True
 
 
 def _require_slot(name: str, captured: str, found: tuple[Any, ...] | None) -> None:
@@ -191,7 +194,7 @@ def _require_slot(name: str, captured: str, found: tuple[Any, ...] | None) -> No
     )
     if found is None:
         raise FatalError(f"slot lost: replication slot {name} is gone (captured up to {captured})", mend=mend)
-    _, is_here, plugin, _, lost = found
+    _, is_here, plugin, _, lost, _ = found
     if not is_here or plugin != "pgoutput":
         raise FatalError(f"slot lost: {name} is now the slot of something else (captured up to {captured})", mend=mend)
     if lost:

@@ -21,7 +21,7 @@ from sidecar.settings import NodeSettings, Settings
 
 Connection = psycopg.AsyncConnection[Any]
 
-# Slot names carry the node's id and are shared by all databases of the server, so each test takes another id.
+# Slot names carry the node's id and are shared by all databases of the server: each test takes another id.
 _ids = itertools.count(101)
 
 POSTS = """
@@ -132,13 +132,23 @@ async def test_an_init_that_was_cut_short_is_finished(db: Database) -> None:
     assert await db.value("SELECT lsn > %s::pg_lsn FROM crdt_state.position", old)
 
 
-async def test_the_slot_of_another_database_is_not_touched(db: Database, postgres_server: Any) -> None:
+async def test_a_slot_that_another_database_has_is_left_to_it_and_another_name_taken(
+    db: Database, postgres_server: Any
+) -> None:
+    """Two clusters may share a server, and the nodes of each begin with 1."""
     slot = f"sidecar_{db.settings.node.id}"
     async with await psycopg.AsyncConnection.connect(postgres_server.dsn(), autocommit=True) as other:
         await other.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
         try:
-            with pytest.raises(ConfigurationError, match="taken by database 'postgres'"):
-                await db.init()
+            report = await db.init()
+            oid = await db.value("SELECT oid FROM pg_database WHERE datname = current_database()")
+            assert (report.slot, report.slot_created) == (f"{slot}_{oid}", True)
+            assert await db.value("SELECT slot FROM crdt_state.position") == report.slot
+            again = await db.init()
+            assert (again.slot, again.slot_created) == (report.slot, False)
+            await db.app.execute("DELETE FROM crdt_state.position")  # an init cut short after the slot
+            assert (await db.init()).slot == report.slot
+            assert await db.value("SELECT database FROM pg_replication_slots WHERE slot_name = %s", slot) == "postgres"
         finally:
             await other.execute("SELECT pg_drop_replication_slot(%s)", [slot])
 
