@@ -8,6 +8,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 VERSIONS ?= 15 16 18
 PYTEST_ARGS ?=
+# Tests run in so many workers (pytest-xdist); 0 runs them one after the other, as --pdb wants it.
+JOBS ?= 2
 DEMO_ARGS   ?=
 BENCH_ARGS  ?=
 
@@ -51,10 +53,10 @@ format: $(STAMP)  ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 test: $(STAMP)  ## all tests: unit, database (one server), cluster (several nodes)
-	$(BIN)/pytest tests/unit tests/database tests/cluster $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(JOBS) tests/unit tests/database tests/cluster $(PYTEST_ARGS)
 
 test-unit test-database test-cluster: test-%: $(STAMP)
-	$(BIN)/pytest tests/$* $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(JOBS) tests/$* $(PYTEST_ARGS)
 
 test-matrix: $(STAMP)  ## database tests on PostgreSQL 15, 16 and 18 (those installed here)
 	@failed=; for v in $(VERSIONS); do \
@@ -62,7 +64,7 @@ test-matrix: $(STAMP)  ## database tests on PostgreSQL 15, 16 and 18 (those inst
 	    echo "== PostgreSQL $$v is not installed here: skipped"; continue; \
 	  fi; \
 	  echo "== PostgreSQL $$v"; \
-	  SIDECAR_TEST_PG_BIN= SIDECAR_TEST_PG=$$v $(BIN)/pytest tests/database $(PYTEST_ARGS) || failed="$$failed $$v"; \
+	  SIDECAR_TEST_PG_BIN= SIDECAR_TEST_PG=$$v $(BIN)/pytest -n $(JOBS) tests/database $(PYTEST_ARGS) || failed="$$failed $$v"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "error: tests failed on PostgreSQL$$failed" >&2; exit 1; fi
 

@@ -6,7 +6,7 @@ import itertools
 import os
 import subprocess
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import psycopg
 import pytest
@@ -16,6 +16,10 @@ from psycopg import sql
 from sidecar.lab.embedded import FAST_SETTINGS, EmbeddedPostgres, drop_database
 from sidecar.lab.folders import memory_folder
 from sidecar.lab.waiting import wait_until as _wait_until
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
 
 # Deadlines of single examples fail on a machine that is busy with other work; the run as a whole has a timeout.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +35,14 @@ RESTRICTED_ROLE = "restricted"
 CONTAINER_IMAGE = "postgres:18"
 
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Of runs with several workers only."""
+    from tests.sharing import FromBothEnds
+
+    return FromBothEnds(config, log)
 
 
 class PostgresServer(Protocol):

@@ -344,7 +344,8 @@ class EmbeddedPostgres:
         """Create a database and return its DSN; nobody may be connected to the template."""
         statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
         if template is not None:
-            statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+            # Copies files instead of logging every page: half the work, where checkpoints cost as little as in the lab.
+            statement += sql.SQL(" TEMPLATE {} STRATEGY file_copy").format(sql.Identifier(template))
         with psycopg.connect(self.dsn(), autocommit=True) as connection:
             connection.execute(statement)
         return self.dsn(name)

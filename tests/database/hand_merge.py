@@ -19,11 +19,10 @@ from sidecar.core.changes import MASK_BITS, ChangeSetHeader, TableChanges
 from sidecar.core.merge.state_tables import state_ddl
 from sidecar.errors import DirtyRowsError
 from sidecar.node.rewrite import touch
-from sidecar.postgres.admin import connect
 from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError
 from sidecar.postgres.merge_batch import MergeSet
-from sidecar.postgres.migrations import migrate
 from sidecar.postgres.session import Session
+from tests.database.node_harness import migrated_template
 
 _names = itertools.count(1)
 
@@ -180,11 +179,9 @@ def table(*columns: tuple[str, str, str], **more: Any) -> TableSpec:
 async def hand_node(server: Any, spec: TableSpec, *statements: str) -> AsyncIterator[HandNode]:
     """A fresh database with the table; ``statements`` make its genesis."""
     name = f"hand_{next(_names)}"
-    dsn = server.create_database(name)
+    dsn = server.create_database(name, await migrated_template(server))
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(server.drop_database, name)
-        async with await connect(dsn) as admin:
-            await migrate(admin)
         app = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
         stack.push_async_callback(app.close)
         await app.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")

@@ -34,6 +34,7 @@ from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError, is_row_error
 from sidecar.postgres.merge_batch import MergeSet
+from sidecar.postgres.migrations import migrate
 from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.session import Session
 from sidecar.settings import LimitSettings, NodeSettings, Settings
@@ -43,6 +44,7 @@ TRIES_MAX = 50
 """Tries of one merge; the node's own loop has no bound."""
 
 _names = itertools.count(1)
+_templates: dict[str, str] = {}
 
 
 class HeldStream:
@@ -355,12 +357,28 @@ async def _assemble(stack: contextlib.AsyncExitStack, settings: Settings, app: a
     return node
 
 
+async def migrated_template(server: Any) -> str:
+    """The name of a database of this server in which the migrations have run, and nothing else has.
+
+    To copy it costs a fifth of running them. That they run is shown by ``test_migrations.py``, and by whatever starts a
+    node with ``sidecar init``.
+    """
+    address = server.dsn()
+    if address not in _templates:
+        name = f"migrated_{next(_names)}"
+        async with await connect(server.create_database(name)) as admin:
+            await migrate(admin)
+        _templates[address] = name
+    return _templates[address]
+
+
 @asynccontextmanager
 async def cluster(
     server: Any, count: int, schema: str, *, limits: dict[str, Any] | None = None, template: str | None = None
 ) -> AsyncIterator[list[HarnessNode]]:
     """``count`` nodes with ids from 1, each with a database of its own holding the same genesis."""
     names = [f"harness_{next(_names)}" for _ in range(count)]
+    template = template or await migrated_template(server)
     async with contextlib.AsyncExitStack() as stack:
         nodes = []
         for i, name in enumerate(names, 1):
