@@ -1,7 +1,8 @@
 """Random applications on five real nodes with relay, under random cuts and kills: what comes by any way counts once.
 
 Each seed takes another topology. ``SIDECAR_TOPOLOGY_SEEDS=5`` runs seeds 1 to 5: every topology once (default 1);
-``SIDECAR_TOPOLOGY_SEED=4`` that one alone; ``SIDECAR_TOPOLOGY_S=120`` for so many seconds each (default 8).
+``SIDECAR_TOPOLOGY_SEED=4`` that one alone; ``SIDECAR_TOPOLOGY_S=120`` for so many seconds each (default 8);
+``SIDECAR_TOPOLOGY_THINK=10`` lets the clients pause ten times longer, so that several runs share a machine.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.cluster.workload import Workload, schema_sql
 NODES = 5
 WORKLOAD_S = float(os.environ.get("SIDECAR_TOPOLOGY_S", "8"))
 SEEDS = int(os.environ.get("SIDECAR_TOPOLOGY_SEEDS", "1"))
+THINK = float(os.environ.get("SIDECAR_TOPOLOGY_THINK", "1"))
 ONE_SEED = int(os.environ.get("SIDECAR_TOPOLOGY_SEED", "0"))
 DRAIN_DEADLINE_S = 240.0  # five servers and five sidecars may share two cores with others
 ORDER = ("ring", "chain", "star", "tree", "mesh")
@@ -47,7 +49,7 @@ async def test_every_topology_agrees_with_the_oracle(tmp_path: Path, seed: int) 
     )
     async with cluster:
         try:
-            workload = Workload(seed, {node.id: node.dsn for node in cluster.nodes}, clients_per_node=1)
+            workload = Workload(seed, {node.id: node.dsn for node in cluster.nodes}, 1, THINK)
             faults = Faults(cluster, seed)
             await asyncio.sleep(WORKLOAD_S)
             await workload.stop()
