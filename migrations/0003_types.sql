@@ -334,15 +334,26 @@ $$;
 -- When it is missing, raises an error, returns NULL or what the column cannot hold, the highest sibling is the value and
 -- reason says why (a cast would cut a text that is too long). Errors
 -- that would be gone at the next try (locks, memory, shutdown) are raised: nodes must not differ by them.
+-- A function that is interrupted after crdt.merge_function_ms_max milliseconds names itself and what it was given in the
+-- DETAIL, "<function>.<siblings>"; what crdt.slow_folds lists (that, or the function alone) is not given to it.
 CREATE FUNCTION crdt_state.fold_siblings(siblings jsonb, fn text, home text, type text) RETURNS text[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    highest constant text := siblings -> 0 ->> 2;
-    folded  text := highest;
-    fitted  text;
-    called  text;
+    highest  constant text := siblings -> 0 ->> 2;
+    started  constant timestamptz := clock_timestamp();
+    limit_ms constant int8 := nullif(current_setting('crdt.merge_function_ms_max', true), '');
+    slow     constant text := nullif(current_setting('crdt.slow_folds', true), '');
+    folded   text := highest;
+    fitted   text;
+    called   text;
 BEGIN
+    IF slow IS NOT NULL THEN
+        called := md5(concat_ws(' ', fn, home, type));
+        IF string_to_array(slow, ',') && ARRAY[called, concat(called, '.', md5(siblings::text))] THEN
+            RETURN ARRAY[highest, format('function %s ran longer than %s ms', fn, limit_ms)];
+        END IF;
+    END IF;
     called := crdt_state.merge_function(fn, home, type);
     IF called IS NULL THEN
         RETURN ARRAY[highest, format('there is no function %s(%s, %s) returns %s', fn, type, type, type)];
@@ -360,6 +371,12 @@ BEGIN
     END IF;
     RETURN ARRAY[folded, NULL];
 EXCEPTION
+    WHEN query_canceled THEN
+        IF limit_ms IS NULL OR clock_timestamp() - started < make_interval(secs => limit_ms / 1000.0) THEN
+            RAISE;
+        END IF;
+        RAISE EXCEPTION 'function % ran longer than % ms', fn, limit_ms
+            USING ERRCODE = 'query_canceled', DETAIL = concat(md5(concat_ws(' ', fn, home, type)), '.', md5(siblings::text));
     WHEN OTHERS OR assert_failure THEN
         IF SQLSTATE ~ '^(40|53|57|58|XX)' OR SQLSTATE = '55P03' THEN
             RAISE;

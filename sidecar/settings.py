@@ -128,6 +128,9 @@ class LimitSettings(_Section):
     """The merge gives way after this wait; far below deadlock_timeout (1 s), so the application never loses."""
     capture_wait_locked_ms: Annotated[int, Field(ge=0, le=500)] = 50
     """How long the lock fallback waits for capture with user rows locked, before it lets go and waits unlocked."""
+    merge_function_ms_max: Annotated[int, Field(ge=10, le=3_600_000)] = 2_000
+    """A function of merge(fn) that runs longer for the values of one column counts as failed there. A thousand times
+    what a cart takes, so that it is not the load of one node that decides; capture waits meanwhile."""
     frame_bytes_max: Annotated[int, Field(ge=64 * 1024)] = 32 * MIB
     """A peer frame above this is refused unread: four times batch_bytes_max, for values that do not compress."""
     link_window_bytes: Annotated[int, Field(ge=64 * 1024)] = 16 * MIB

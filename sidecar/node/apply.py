@@ -16,6 +16,7 @@ from sidecar.node.inbox import Inbox, ReceivedSet
 from sidecar.node.pulse import Pulse
 from sidecar.node.rewrite import rewrite_rows
 from sidecar.node.state import NodeState
+from sidecar.postgres.fold_limit import SlowFunctionError
 from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError, is_row_error
 from sidecar.postgres.merge_batch import MergeSet
 from sidecar.postgres.relay import Relayed
@@ -53,7 +54,11 @@ IDLE_S = 0.5
 REWRITE_RETRY_S = 0.05
 """Pause between batches of queued rewrites."""
 
-_CAUSES: dict[type[Exception], str] = {DirtyRowsError: "dirty_rows", UniqueSwapError: "unique_swap"}
+_CAUSES: dict[type[Exception], str] = {
+    DirtyRowsError: "dirty_rows",
+    UniqueSwapError: "unique_swap",
+    SlowFunctionError: "slow_function",
+}
 
 
 class Applier:

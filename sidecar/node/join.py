@@ -28,6 +28,7 @@ from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.node.upkeep import supervise
 from sidecar.postgres import join_target
 from sidecar.postgres.catalogue_session import CatalogueSession
+from sidecar.postgres.fold_limit import FoldLimit
 from sidecar.postgres.join_copy import Piece, PieceCopier, is_empty, pieces
 from sidecar.postgres.join_source import LOCK_TIMEOUT, JoinSource, Snapshot
 from sidecar.postgres.journal import JournalWriter
@@ -274,8 +275,14 @@ class _Joining:
         session = await Session.open(self._settings.node.dsn, purpose="join", origin=False, settings=settings)
         try:
             async with self._source.reader(snapshot) as reader:
-                limit_ms = self._settings.limits.lock_timeout_ms
-                merger = StateMerger(session, self._here.progress, state.writer_lock, lock_timeout_ms=limit_ms)
+                limits = self._settings.limits
+                merger = StateMerger(
+                    session,
+                    self._here.progress,
+                    state.writer_lock,
+                    lock_timeout_ms=limits.lock_timeout_ms,
+                    folds=FoldLimit(session, limits.merge_function_ms_max),
+                )
                 copier = PieceCopier(self._source, snapshot, reader, merger, self._own)
                 for piece in waiting:
                     count = await copier.copy(piece)

@@ -177,6 +177,7 @@ class Node:
                 self.progress,
                 state.writer_lock,
                 wait_locked_ms=state.settings.limits.capture_wait_locked_ms,
+                function_ms_max=state.settings.limits.merge_function_ms_max,
                 beat=self._pulse.merge_beats,
                 relay=RelayWriter(writer) if self._links.policy.any else None,
             )

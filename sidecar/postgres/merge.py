@@ -28,6 +28,7 @@ from sidecar.core.merge.staging import Argument, Shape, Statement, bind, full_sh
 from sidecar.core.merge.unique import parked_columns, unpark_statement
 from sidecar.core.pgoutput import parse_lsn, record_end
 from sidecar.errors import ApplyError, DirtyRowsError, ProtocolError, TransientError
+from sidecar.postgres.fold_limit import FoldLimit
 from sidecar.postgres.merge_batch import Batch, MergeSet, MergeUnit, UnitNotes
 from sidecar.postgres.relay import RelayWriter
 from sidecar.postgres.session import Privileges, Session
@@ -93,6 +94,7 @@ class Merger:
         writer: asyncio.Lock,
         *,
         wait_locked_ms: int,
+        function_ms_max: int,
         beat: Callable[[], None] = lambda: None,
         relay: RelayWriter | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class Merger:
         self._locks: dict[TableSpec, tuple[Statement, Statement]] = {}
         self._sql = load("journal")
         self._wait_s = wait_locked_ms / 1000
+        self._folds = FoldLimit(session, function_ms_max)
         self._beat = beat
         self._relay = relay
 
@@ -319,7 +322,8 @@ class Merger:
             "last": final,
         }
         try:
-            row = (await self._run(self._statement(unit.spec, shape), unit, others))[0]
+            async with self._folds.over(tuple(c for c in unit.spec.columns if c.attnum in shape.attnums)):
+                row = (await self._run(self._statement(unit.spec, shape), unit, others))[0]
             if shape.reinsert and parked_columns(unit.spec):
                 await self._run(unpark_statement(unit.spec, shape), unit, others)
         except asyncpg.UniqueViolationError as error:

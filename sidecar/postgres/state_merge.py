@@ -16,6 +16,7 @@ from sidecar.core.merge.states import accept_statement, lock_staged_statement, m
 from sidecar.core.pgoutput import parse_lsn, record_end
 from sidecar.core.versions import VersionVector
 from sidecar.errors import ApplyError, DirtyRowsError
+from sidecar.postgres.fold_limit import FoldLimit, SlowFunctionError
 from sidecar.postgres.merge import CaptureGate, is_row_error
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
@@ -52,6 +53,7 @@ class StateMerger:
     gate: CaptureGate
     writer: asyncio.Lock
     lock_timeout_ms: int
+    folds: FoldLimit
     _statements: dict[TableSpec, Statement] = field(default_factory=dict)
 
     async def prepare(self, spec: TableSpec) -> None:
@@ -80,6 +82,8 @@ class StateMerger:
             except DirtyRowsError:
                 await self.session.connection.execute(accept_statement(spec))
                 await self.gate.captured(await self._log_end(), CAPTURE_WAIT_S)
+                continue
+            except SlowFunctionError:
                 continue
             except asyncpg.PostgresError as error:
                 if error.sqlstate == "55P03":  # lock_timeout: the application comes first
@@ -120,7 +124,8 @@ class StateMerger:
         if statement is None:
             statement = self._statements[spec] = merge_states_statement(spec)
         clocks = {"own_clock": _by_node(own), "in_clock": _by_node(other)}
-        row = (await self.session.fetch(statement, [clocks[name] for name in statement.names]))[0]
+        async with self.folds.over(spec.columns):
+            row = (await self.session.fetch(statement, [clocks[name] for name in statement.names]))[0]
         if row["dirty"]:
             raise DirtyRowsError(f"{row['dirty']} rows of {spec.qualified} have uncaptured local commits")
         for step in ("del", "upd", "ins"):

@@ -176,7 +176,9 @@ def table(*columns: tuple[str, str, str], **more: Any) -> TableSpec:
 
 
 @asynccontextmanager
-async def hand_node(server: Any, spec: TableSpec, *statements: str) -> AsyncIterator[HandNode]:
+async def hand_node(
+    server: Any, spec: TableSpec, *statements: str, function_ms_max: int = 60_000
+) -> AsyncIterator[HandNode]:
     """A fresh database with the table; ``statements`` make its genesis."""
     name = f"hand_{next(_names)}"
     dsn = server.create_database(name, await migrated_template(server))
@@ -190,4 +192,6 @@ async def hand_node(server: Any, spec: TableSpec, *statements: str) -> AsyncIter
             await app.execute(statement)
         session = await Session.open(dsn, purpose="merge", origin=False)
         stack.push_async_callback(session.close)
-        yield HandNode(spec, app, Merger(session, _Captured(), asyncio.Lock(), wait_locked_ms=50))
+        yield HandNode(
+            spec, app, Merger(session, _Captured(), asyncio.Lock(), wait_locked_ms=50, function_ms_max=function_ms_max)
+        )

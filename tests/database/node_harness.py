@@ -30,6 +30,7 @@ from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.postgres.admin import connect
 from sidecar.postgres.attach import initialise
 from sidecar.postgres.catalogue_session import CatalogueSession
+from sidecar.postgres.fold_limit import SlowFunctionError
 from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError, is_row_error
@@ -270,7 +271,7 @@ class HarnessNode:
 
 def _passes(error: Exception) -> bool:
     lock = getattr(error, "sqlstate", None) in ("55P03", "40P01")
-    return isinstance(error, (DirtyRowsError, UniqueSwapError)) or lock
+    return isinstance(error, (DirtyRowsError, UniqueSwapError, SlowFunctionError)) or lock
 
 
 @asynccontextmanager
@@ -332,7 +333,13 @@ async def _assemble(stack: contextlib.AsyncExitStack, settings: Settings, app: a
     stack.push_async_callback(stream.aclose)
     held = HeldStream(stream)
     progress.connect(held.ping)
-    merger = Merger(merge_session, progress, state.writer_lock, wait_locked_ms=limits.capture_wait_locked_ms)
+    merger = Merger(
+        merge_session,
+        progress,
+        state.writer_lock,
+        wait_locked_ms=limits.capture_wait_locked_ms,
+        function_ms_max=limits.merge_function_ms_max,
+    )
     catalogue = await CatalogueSession.open(settings)
     stack.push_async_callback(catalogue.close)
     node = HarnessNode(settings, state, app, merge_session, merger, writer, reader, progress, catalogue, held)

@@ -8,6 +8,7 @@ import asyncpg
 from node_harness import HarnessNode
 
 from sidecar.core.merge.state_rows import gone_source, rows_source, states_query
+from sidecar.postgres.fold_limit import FoldLimit
 from sidecar.postgres.state_merge import StateMerge, StateMerger
 
 
@@ -15,7 +16,8 @@ async def merge_states(here: HarnessNode, other: HarnessNode, tables: Iterable[s
     """Merge all of ``other``'s states; both have captured everything. Then this node's clock covers the other's."""
     await here.captured()
     await other.captured()
-    merger = StateMerger(here.merge_session, here.progress, here.state.writer_lock, lock_timeout_ms=20)
+    folds = FoldLimit(here.merge_session, here.settings.limits.merge_function_ms_max)
+    merger = StateMerger(here.merge_session, here.progress, here.state.writer_lock, lock_timeout_ms=20, folds=folds)
     total = StateMerge()
     reader = await asyncpg.connect(other.dsn, server_settings={"timezone": "UTC", "search_path": "pg_catalog"})
     try:
