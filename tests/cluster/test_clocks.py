@@ -14,7 +14,7 @@ from sidecar.lab.cluster import LabCluster
 from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.waiting import wait_until
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 YEARS_MS = 5 * 365 * 86_400_000
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000

@@ -26,7 +26,7 @@ from sidecar.lab.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 NODES = range(3)
 
 SCHEMA = """
@@ -136,7 +136,7 @@ class Writers:
             entry = uuid.uuid4()
             try:
                 if connection is None:
-                    connection = await psycopg.AsyncConnection.connect(dsn, connect_timeout=2)
+                    connection = await psycopg.AsyncConnection.connect(dsn, connect_timeout=10)
                 await connection.execute("INSERT INTO ledger VALUES (%s, %s)", [entry, self.tally])
                 await connection.execute("UPDATE tally SET n = n + 1 WHERE id = %s", [self.tally])
                 await connection.commit()
@@ -256,7 +256,7 @@ async def test_clocks_move_on_idle_nodes(cluster: LabCluster) -> None:
     for _ in range(2):
         for node in cluster.nodes:
             before = rows(node.dsn, query)
-            await wait_until(lambda n=node, b=before: moved(n.dsn, b), 5, f"{node.name}: three moving clocks")  # type: ignore[misc]
+            await wait_until(lambda n=node, b=before: moved(n.dsn, b), DEADLINE_S, f"{node.name}: three moving clocks")  # type: ignore[misc]
 
 
 async def test_a_later_write_wins_over_a_clock_that_is_ahead(cluster: LabCluster) -> None:

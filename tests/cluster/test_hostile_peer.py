@@ -37,7 +37,7 @@ from sidecar.settings import split_address
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 HOSTILE_ID = 3
 HOSTILE = "ap-south"
 

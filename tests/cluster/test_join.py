@@ -39,7 +39,7 @@ HOT = 40
 PER_S = 250
 """Transactions a second on each of two nodes."""
 WRITERS = 4
-CONVERGE_S = 90.0
+CONVERGE_S = 120.0
 
 
 @dataclass

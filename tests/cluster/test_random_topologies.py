@@ -28,7 +28,7 @@ ONE_SEED = int(os.environ.get("SIDECAR_TOPOLOGY_SEED", "0"))
 DRAIN_DEADLINE_S = 240.0  # five servers and five sidecars may share two cores with others
 ORDER = ("ring", "chain", "star", "tree", "mesh")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("seed", [ONE_SEED] if ONE_SEED else range(1, SEEDS + 1))
@@ -52,12 +52,12 @@ async def test_every_topology_agrees_with_the_oracle(tmp_path: Path, seed: int) 
             workload = Workload(seed, {node.id: node.dsn for node in cluster.nodes}, 1, THINK)
             faults = Faults(cluster, seed)
             await asyncio.sleep(WORKLOAD_S)
+            await workload.ran()
             await workload.stop()
             await faults.mend()
             await drained(cluster, DRAIN_DEADLINE_S)
             committed = sum(t.acknowledged for t in workload.transactions)
             print(f"{topology}, seed {seed}: {committed} transactions; {dict(faults.happened)}")
-            assert committed > 100, "the workload hardly ran"
             await judge(cluster, workload)
         except BaseException:
             await told_by(cluster)

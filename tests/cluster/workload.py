@@ -20,6 +20,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from sidecar.lab.waiting import wait_until
 from tests.oracle import Column
 
 KEYS_PER_SEED = 1_000
@@ -30,6 +31,10 @@ SLOTS = 8
 LABELS_PER_NODE = 6
 HITS_DECREASE = True
 """Whether applications also decrease the grow-only counter (which is undone)."""
+
+COMMITTED_MIN = 100
+"""Transactions that a run must have to show anything; an idle machine commits them in a second."""
+COMMITTED_DEADLINE_S = 120.0
 
 SCHEMA: dict[str, dict[str, Column]] = {
     "items": {
@@ -188,6 +193,17 @@ class Workload:
             for number in range(clients_per_node)
         ]
 
+    async def ran(self) -> None:
+        """Wait until enough was committed to judge by: at once, unless the machine is very busy."""
+
+        def enough() -> bool:
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            return sum(t.acknowledged for t in self.transactions) > COMMITTED_MIN
+
+        await wait_until(enough, COMMITTED_DEADLINE_S, f"{COMMITTED_MIN} transactions")
+
     async def stop(self) -> None:
         """Let every client end its transaction; an error of a client is raised."""
         self._stopping = True
@@ -198,7 +214,7 @@ class Workload:
         while not self._stopping:
             try:
                 if connection is None:
-                    connection = await psycopg.AsyncConnection.connect(dsn, connect_timeout=2, row_factory=dict_row)
+                    connection = await psycopg.AsyncConnection.connect(dsn, connect_timeout=10, row_factory=dict_row)
                 await self._transaction(connection, node, rng)
             except (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected) as error:
                 # Other clients of the same node and the merge may insert the key that was just found missing.

@@ -40,7 +40,7 @@ from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.session import Session
 from sidecar.settings import LimitSettings, NodeSettings, Settings
 
-DEADLINE_S = 20
+DEADLINE_S = 60.0
 TRIES_MAX = 50
 """Tries of one merge; the node's own loop has no bound."""
 

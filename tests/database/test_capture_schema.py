@@ -12,7 +12,7 @@ SCHEMA = """
 CREATE TABLE doc (id int PRIMARY KEY, title text);
 COMMENT ON TABLE doc IS '@crdt';
 """
-DEADLINE_S = 20
+DEADLINE_S = 60.0
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["taken up before", "found out by capture"])

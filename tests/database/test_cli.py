@@ -470,7 +470,7 @@ def test_conflicts_follow_prints_new_ones_and_ends_quietly(with_conflicts: str, 
         add_conflict(with_conflicts, 0, 7)
         assert json.loads(process.stdout.readline())["key"] == {"id": "7"}
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, out, err) == (130, "", "")
     finally:
         process.kill()

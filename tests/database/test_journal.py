@@ -13,7 +13,7 @@ CREATE TABLE doc (id int PRIMARY KEY, title text, hits int NOT NULL DEFAULT 0);
 COMMENT ON TABLE doc IS '@crdt';
 COMMENT ON COLUMN doc.hits IS '@crdt(pn_counter)';
 """
-DEADLINE_S = 20
+DEADLINE_S = 60.0
 
 
 async def write_sets(node: HarnessNode, count: int, first: int = 1) -> None:

@@ -15,7 +15,7 @@ from sidecar.postgres.attach import initialise
 from sidecar.postgres.session import Session
 from sidecar.settings import NodeSettings, Settings, TimingSettings
 
-DEADLINE_S = 30
+DEADLINE_S = 60.0
 TAKE = "SELECT pg_advisory_lock(1668441204, 1)"
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sidecar/upkeep'"
 

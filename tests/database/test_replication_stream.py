@@ -30,7 +30,7 @@ from sidecar.postgres import replication
 from sidecar.postgres.replication import ReplicationStream
 
 SLOT = "sidecar_test"
-DEADLINE_S = 20
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from sidecar.lab.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 SCHEMA = """
 CREATE TABLE posts (id int PRIMARY KEY, title text, likes bigint NOT NULL DEFAULT 0);
 COMMENT ON TABLE posts IS '@crdt';
@@ -52,7 +52,6 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab
                 "reconnect_ms_max": 300,
                 "retry_ms_max": 1000,
                 "loop_silent_ms_max": 4000,
-                "link_silent_ms": 1000,
             },
             "limits": {"journal_partition_rows": 16},
         },
@@ -127,14 +126,18 @@ async def test_every_metric_is_there_and_agrees_with_the_database(cluster: LabCl
     cluster.heal()
     await same(cluster)
 
-    async def settled() -> bool:
+    async def settled() -> dict[tuple[str, ...], float] | None:
         found = await metrics(east)
-        return found["sidecar_peer_unacknowledged_change_sets", "eu-west"] == 0 and "sidecar_journal_bytes" in {
-            name for name, *_ in found
-        }
+        acknowledged = found["sidecar_peer_unacknowledged_change_sets", "eu-west"] == 0
+        near = (
+            0 <= found.get(("sidecar_peer_lag_seconds", "eu-west"), 99) < 5
+            and 0 <= found.get(("sidecar_peer_round_trip_seconds", "eu-west"), 99) < 1
+            and abs(found.get(("sidecar_clock_offset_seconds", "eu-west"), 99)) < 1
+        )
+        return found if acknowledged and near and ("sidecar_journal_bytes",) in found else None
 
-    await wait_until(settled, DEADLINE_S, "everything acknowledged, the journal measured")
-    after = await metrics(east)
+    after = await wait_until(settled, DEADLINE_S, "everything acknowledged, the journal measured, the peer near")
+    assert after is not None
     assert set(METRICS.split()) <= {name for name, *_ in after}
 
     def grown(*name: str) -> float:
@@ -153,9 +156,6 @@ async def test_every_metric_is_there_and_agrees_with_the_database(cluster: LabCl
     assert after["sidecar_merge_duration_seconds_bucket", "+Inf"] == after["sidecar_merge_duration_seconds_count",]
     assert after["sidecar_capture_streaming",] == after["sidecar_database_reachable",] == 1
     assert after["sidecar_peer_connected", "eu-west"] == 1
-    assert 0 <= after["sidecar_peer_lag_seconds", "eu-west"] < 5
-    assert 0 <= after["sidecar_peer_round_trip_seconds", "eu-west"] < 1
-    assert abs(after["sidecar_clock_offset_seconds", "eu-west"]) < 1
     assert after["sidecar_journal_bytes",] > 0
 
 

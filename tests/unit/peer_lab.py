@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,17 +22,17 @@ from sidecar.core.wire.messages import (
     part_bytes,
 )
 from sidecar.errors import LinkRefusedError
+from sidecar.lab.ports import HOST, free_port
 from sidecar.peers.link import Link
 from sidecar.peers.mesh import PeerMesh
 from sidecar.settings import Settings, TlsSettings
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 
 
 def free_address() -> str:
     """A loopback address nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"{HOST}:{free_port()}"
 
 
 async def until(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> None:

@@ -21,7 +21,7 @@ from sidecar.postgres.merge import MergeResult, UniqueSwapError
 from sidecar.postgres.merge_batch import MergeSet
 from sidecar.settings import load
 
-DEADLINE_S = 20
+DEADLINE_S = 60.0
 WAITING = 400
 ORIGINS = range(1, 9)
 
@@ -237,7 +237,7 @@ async def test_a_merge_loop_that_is_cancelled_ends_although_something_arrives_ju
     for _ in range(turns):
         await asyncio.sleep(0)
     loop.cancel()
-    _, left = await asyncio.wait({loop}, timeout=5)
+    _, left = await asyncio.wait({loop}, timeout=DEADLINE_S)
     loop.cancel()
     assert not left
 

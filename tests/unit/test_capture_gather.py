@@ -97,7 +97,7 @@ async def captured(age_ms: int, rows: int, count: int, *, awaited: bool = False)
         ).run()
     )
     waiting = asyncio.create_task(progress.captured(1 << 60, 10)) if awaited else None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await writer.done.wait()
     for task in (running, waiting):
         if task is not None:

@@ -38,7 +38,7 @@ async def test_a_full_queue_holds_the_link_until_something_is_merged() -> None:
         await asyncio.sleep(0)
     assert not waiting.done()
     inbox.done(2)
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)
     assert len(inbox) == 3
 
 
@@ -95,7 +95,7 @@ async def test_the_files_of_all_sets_are_bounded_together(monkeypatch: pytest.Mo
         await asyncio.sleep(0)
     assert not waiting.done()
     inbox.done(2)
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)
     await inbox.put(part_of(3, 3, last=True), Credit())
     inbox.done(3)
     assert inbox._spooled_bytes == 0

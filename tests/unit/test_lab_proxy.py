@@ -14,7 +14,7 @@ from sidecar.lab.proxy import Direction, LinkProxy
 from sidecar.lab.waiting import wait_until
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-DEADLINE_S = 10
+DEADLINE_S = 60.0
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

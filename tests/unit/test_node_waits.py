@@ -15,7 +15,7 @@ from sidecar.node.barriers import BarrierMail
 from sidecar.node.waits import ClockWaits, Waits
 from sidecar.postgres.wait_board import Reason
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 OWN, EU, AP = 1, 2, 3
 
 

@@ -14,7 +14,7 @@ from sidecar.node.ship import READ_PARTS, Shipper, Tail
 from sidecar.node.state import NodeState
 from sidecar.settings import NodeSettings, Settings
 
-DEADLINE_S = 10
+DEADLINE_S = 60.0
 
 
 def make_part(seq: int, number: int = 0, *, last: bool = True, size: int = 10) -> ChangeSetPart:
