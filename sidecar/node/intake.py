@@ -7,7 +7,6 @@ from itertools import chain
 
 from sidecar.core.catalog import TableSpec
 from sidecar.core.coalesce import Coalescer, RelationPlan
-from sidecar.core.merge.truncate import cannot_replicate
 from sidecar.core.pgoutput import (
     XLOG_HEADER_BYTES,
     Begin,
@@ -224,17 +223,12 @@ class Intake:
         return plan
 
     def _truncate(self, message: Truncate) -> None:
-        """Each table by itself; one that cannot be replicated is written down instead of passing silently."""
+        """Each table by itself."""
         if self._skip:
             return
         for relation_oid in message.relation_oids:
             plan = self._plans.get(relation_oid.to_bytes(4, "big"))
             if plan is None:
-                continue
-            name, obstacle = plan.spec.qualified, cannot_replicate(plan.spec)
-            if obstacle:
-                reason = f"TRUNCATE of {name} was not replicated, {obstacle}: use DELETE on the other nodes"
-                self.put_aside.append((name, reason, {}))
                 continue
             if self._begin is not None:
                 self._start(self._begin)

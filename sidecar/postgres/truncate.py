@@ -42,8 +42,7 @@ async def seen_deletes(
         async for rows in chunks:
             yield truncate.seen_deletes(spec, rows, hlc)
     await connection.execute(truncate.note_statement(spec), node_id, hlc)
-    if spec.counters:
-        await connection.execute(truncate.genesis_counters_statement(spec, shown=False))
+    await _forget_genesis(connection, spec, shown=False)
 
 
 async def genesis_deletes(
@@ -53,13 +52,21 @@ async def genesis_deletes(
     of each by position."""
     await connection.execute(truncate.adopt_statement(spec))
     await connection.execute(truncate.note_statement(spec), origin, hlc_of(changes))
-    if spec.counters:
-        await connection.execute(truncate.genesis_counters_statement(spec, shown=True))
+    await _forget_genesis(connection, spec, shown=True)
     async with _cursor(connection, spec, truncate.genesis_rows(spec)) as chunks:
         async for rows in chunks:
             accepted = {i: xmin or "" for i, (_, (_, xmin)) in zip(count(1), rows, strict=False)}
             ops = [op for _, (op, _) in rows]
-            yield truncate.deletes(spec, [key for key, _ in rows], truncate.GENESIS_HLC, ops), accepted
+            keys, shown = [key for key, _ in rows], truncate.stamped(spec)
+            yield truncate.deletes(spec, keys, truncate.GENESIS_HLC, ops, shown=shown), accepted
+
+
+async def _forget_genesis(connection: asyncpg.Connection, spec: TableSpec, *, shown: bool) -> None:
+    """What genesis held beside the rows themselves."""
+    if spec.counters:
+        await connection.execute(truncate.genesis_counters_statement(spec, shown=shown))
+    if truncate.stamped(spec):
+        await connection.execute(truncate.genesis_elements_statement(spec))
 
 
 def hlc_of(changes: TableChanges) -> int:

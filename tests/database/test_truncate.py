@@ -222,19 +222,54 @@ async def test_two_nodes_truncate_at_once(postgres_server: Any, order: tuple[int
         await nothing_quarantined(nodes)
 
 
-@pytest.mark.parametrize("word", ["lww_set", "lww_map"])
-async def test_tables_with_stamped_elements_are_left_to_the_operator(postgres_server: Any, word: str) -> None:
-    schema = f"""
-    CREATE TABLE marked (id int PRIMARY KEY, marks jsonb); COMMENT ON TABLE marked IS '@crdt';
-    COMMENT ON COLUMN marked.marks IS '@crdt({word})'; INSERT INTO marked VALUES (1)
-    """
-    async with cluster(postgres_server, 2, schema) as nodes:
-        a, b = nodes
-        await a.sql("TRUNCATE marked")
+STAMPED = """
+CREATE TABLE marked (id int PRIMARY KEY, title text, marks text[], attrs jsonb NOT NULL DEFAULT '{{}}');
+COMMENT ON TABLE marked IS '@crdt(row={rule})';
+COMMENT ON COLUMN marked.marks IS '@crdt(lww_set)';
+COMMENT ON COLUMN marked.attrs IS '@crdt(lww_map)';
+INSERT INTO marked SELECT i, 'genesis', '{{g,h}}', '{{"g": 1, "h": 2}}' FROM generate_series(1, 4) AS i;
+"""
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("who", [0, 1, 2])
+async def test_rows_inserted_anew_hold_no_stamped_element_of_before(postgres_server: Any, rule: str, who: int) -> None:
+    """Neither of genesis, which the truncating node does not know any more, nor written since."""
+    async with cluster(postgres_server, 3, STAMPED.format(rule=rule)) as nodes:
+        await nodes[2].sql("UPDATE marked SET marks = '{h,w}', attrs = attrs || '{\"w\": 3}' WHERE id < 3")
+        await nodes[1].sql("UPDATE marked SET title = 'known' WHERE id = 3")
+        await nodes[1].sql("INSERT INTO marked VALUES (10, 'new', '{n}', '{\"n\": 1}')")
         await settle(nodes)
-        assert await b.copy("marked") == ["(1,)"]
-        assert [row["sqlstate"] for row in await a.quarantine()] == ["0A000"]
-        assert word in a.state.problems["put aside public.marked"]
+        await nodes[0].sql("TRUNCATE marked")
+        assert await converged(nodes, "marked") == [[]]
+        await nodes[who].sql(
+            "INSERT INTO marked SELECT i, 'again', '{a}', '{\"a\": 1}' FROM generate_series(1, 10) AS i"
+        )
+        rows = sorted(f'({i},again,{{a}},"{{""a"": 1}}")' for i in range(1, 11))
+        assert await converged(nodes, "marked") == [rows]
+        await nothing_quarantined(nodes)
+
+
+async def test_a_row_that_stays_shows_the_stamped_elements_that_were_written(postgres_server: Any) -> None:
+    """As its counters show what was counted since genesis. Also where the row came after the TRUNCATE."""
+    async with cluster(postgres_server, 3, STAMPED.format(rule="lww")) as nodes:
+        a, b, c = nodes
+        await c.sql("UPDATE marked SET marks = marks || '{w}' WHERE id = 1")
+        await settle(nodes)
+        await a.sql("TRUNCATE marked")
+        await a.captured()
+        b.state.hlc.observe(max(s.header.to_hlc for s in await a.sets()))
+        await b.sql("UPDATE marked SET marks = marks || '{x}', attrs = attrs || '{\"x\": 3}' WHERE id = 1")
+        await b.sql("UPDATE marked SET title = 'later' WHERE id = 2")
+        await b.captured()
+        await c.merge_from(b)
+        await settle(nodes)
+        rows = ['(1,genesis,"{w,x}","{""x"": 3}")', "(2,later,{},{})"]
+        assert await b.copy("marked") == await c.copy("marked") == rows
+        await b.sql("UPDATE marked SET marks = '{y}', attrs = '{\"g\": 5}' WHERE id < 3")
+        await settle(nodes)
+        rows = ['(1,genesis,{y},"{""g"": 5}")', '(2,later,{y},"{""g"": 5}")']
+        assert await b.copy("marked") == await c.copy("marked") == rows
 
 
 async def _random_write(node: HarnessNode, rng: random.Random) -> None:
@@ -244,12 +279,21 @@ async def _random_write(node: HarnessNode, rng: random.Random) -> None:
             f"UPDATE item SET name = 'n{n}' WHERE id = {key}",
             f"UPDATE item SET hits = hits + {n}, likes = coalesce(likes, 0) + 1 WHERE id = {key}",
             f"UPDATE item SET tags = tags || '{{t{n}}}' WHERE id = {key}",
-            f"INSERT INTO item VALUES ({key}, 'i{n}', {n}, {n}, '{{i{n}}}') ON CONFLICT DO NOTHING",
+            f"INSERT INTO item VALUES ({key}, 'i{n}', {n}, {n}, '{{i{n}}}', '{{i{n}}}', '{{\"i\": {n}}}')"
+            " ON CONFLICT DO NOTHING",
             f"DELETE FROM item WHERE id = {key}",
+            f"UPDATE item SET marks = marks || '{{m{n}}}', attrs = attrs || '{{\"k{n}\": {n}}}' WHERE id = {key}",
+            f"UPDATE item SET marks = '{{g,m{n}}}', attrs = attrs - 'g' WHERE id = {key}",
             "TRUNCATE item" if rng.random() < 0.5 else f"UPDATE item SET hits = hits - 1 WHERE id > {key}",
         ]
     )
     await node.sql(statement)
+
+
+EVERY_TYPE = """
+ALTER TABLE item ADD marks text[] DEFAULT '{{g,h}}', ADD attrs jsonb DEFAULT '{{"g": 1, "h": 2}}';
+COMMENT ON COLUMN item.marks IS '@crdt(lww_set)'; COMMENT ON COLUMN item.attrs IS '@crdt(lww_map)';
+"""
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -259,7 +303,7 @@ async def test_random_writes_with_truncates_never_differ_without_a_word(
 ) -> None:
     """What is not in somebody's quarantine is equal everywhere."""
     rng = random.Random(f"{seed} {rule}")
-    async with cluster(postgres_server, 3, SCHEMA.format(rule=rule)) as nodes:
+    async with cluster(postgres_server, 3, (SCHEMA + EVERY_TYPE).format(rule=rule)) as nodes:
         for _ in range(12):
             for _ in range(rng.randint(1, 4)):
                 await _random_write(rng.choice(nodes), rng)

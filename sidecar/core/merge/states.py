@@ -110,7 +110,9 @@ class _States:
         n = column.attnum
         here = f"coalesce(j.e_{n}, {elements.genesis(column, f'j.hv_{n}')})"
         there = f"coalesce(j.ie_{n}, {elements.genesis(column, f'j.iv_{n}')})"
-        joined = f"crdt_state.stamps_join({here}, {there})"
+        emptied = f"crdt_state.stamps_written(crdt_state.stamps_join({here}, {there}))"
+        joined = f"CASE WHEN {genesis.truncated(self.spec)} THEN {emptied}"
+        joined += f" ELSE crdt_state.stamps_join({here}, {there}) END"
         if column.crdt in elements.DOT_SETS:
             joined = f"crdt_state.dots_join({here}, {self.own_clock}, {there}, {self.in_clock})"
         untouched = f"NOT j.here OR j.e_{n} IS NULL AND j.ie_{n} IS NULL"

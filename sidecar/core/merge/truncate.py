@@ -6,9 +6,9 @@ The stream names no rows, and when capture comes to it they are gone. Two halves
 - genesis rows that nobody has written have no row state. The operation ``Z`` stands for them: each node deletes those
   that nobody has written there either (:mod:`.genesis`).
 
-What genesis held in counters counts nowhere from then on (:func:`genesis_counters_statement`), because the origin does
-not know it any more. Sets and maps that keep stamps of their genesis elements cannot be truncated in this way, see
-:func:`cannot_replicate`.
+What genesis held in counters, and in sets and maps with stamps, counts nowhere from then on
+(:func:`genesis_counters_statement`, :func:`genesis_elements_statement`), because the origin does not know it any more:
+an insert over a deleted row puts behind it the sums, and names the stamped elements, that it has seen.
 """
 
 from __future__ import annotations
@@ -18,20 +18,17 @@ from collections.abc import Sequence
 from sidecar.core.arrays import number_array, text_array
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote
 from sidecar.core.changes import DELETE, MASK_BITS, LocalChanges, TableChanges
+from sidecar.core.elements import RULES
 from sidecar.core.merge.liveness import alive_here, rule_of
 from sidecar.core.merge.state_tables import counter_table, key_match, qualified_user_table, row_table
 
 CHUNK_ROWS = 10_000
 """Rows that are deleted by one statement; as many as a part has by default."""
 
-STAMPED = ("lww_set", "lww_map")
 
-
-def cannot_replicate(spec: TableSpec) -> str:
-    """Why a TRUNCATE of the table stays where it is; empty when it does not. An insert over a deleted row removes the
-    elements it has seen by name, and the origin does not know those of genesis any more."""
-    stamped = next((column for column in spec.columns if column.crdt in STAMPED), None)
-    return "" if stamped is None else f"column {stamped.name!r} is a {stamped.crdt}"
+def stamped(spec: TableSpec) -> tuple[ColumnSpec, ...]:
+    """The sets and maps whose elements have stamps."""
+    return tuple(c for c in spec.elements if RULES[c.crdt].stamps)
 
 
 def note_statement(spec: TableSpec) -> str:
@@ -107,14 +104,21 @@ def genesis_counters_statement(spec: TableSpec, *, shown: bool) -> str:
     return f"UPDATE {row_table(spec)} AS s SET {sets} WHERE s.row_node = 0"
 
 
+def genesis_elements_statement(spec: TableSpec) -> str:
+    """What genesis held in sets and maps with stamps is in them no more; rows that stay are shown without it by the
+    merge that follows."""
+    sets = ", ".join(f"e_{c.attnum} = crdt_state.stamps_written(s.e_{c.attnum})" for c in stamped(spec))
+    return f"UPDATE {row_table(spec)} AS s SET {sets} WHERE s.row_node = 0"
+
+
 def genesis_rows(spec: TableSpec) -> str:
-    """At a receiver: the rows to delete, as ``key`` and ``old`` (operation, xmin of the user row). With counters also
-    those that stay, to be shown without what genesis held."""
+    """At a receiver: the rows to delete, as ``key`` and ``old`` (operation, xmin of the user row). With counters, and
+    sets and maps with stamps, also those that stay, to be shown without what genesis held."""
     written = f"s.{'row_node <> 0' if spec.row_rule == 'remove_wins' else 'live_hlc > 0'}"
     _, on_user = key_match(spec, "s")
     keys = _texts([f"s.k_{c.attnum}::text" for c in spec.key])
     old = _texts([f"CASE WHEN {written} THEN 'T' ELSE 'D' END", "t.xmin::text"])
-    wanted = "s.row_node = 0" if spec.counters else f"NOT {written}"
+    wanted = "s.row_node = 0" if spec.counters or stamped(spec) else f"NOT {written}"
     return (
         f"SELECT {keys} AS key, {old} AS old FROM {row_table(spec)} AS s"
         f" LEFT JOIN {qualified_user_table(spec)} AS t ON {on_user} WHERE {alive_here(spec, 's')} AND {wanted}"
@@ -137,12 +141,16 @@ def lock_statement(spec: TableSpec) -> str:
     return f"LOCK TABLE ONLY {qualified_user_table(spec)} IN SHARE ROW EXCLUSIVE MODE"
 
 
-def deletes(spec: TableSpec, keys: list[list[str]], hlc: int, ops: Sequence[str] = ()) -> TableChanges:
+def deletes(
+    spec: TableSpec, keys: list[list[str]], hlc: int, ops: Sequence[str] = (), *, shown: Sequence[ColumnSpec] = ()
+) -> TableChanges:
     """DELETE rows (``ops``: or others) with these keys (text images). Counters are named as written, by nothing: so
-    their looks of genesis are not kept."""
-    rows, names = len(keys), [c.name for c in spec.counters]
+    their looks of genesis are not kept. ``shown``: columns that are named and not written, so that TOUCH brings them to
+    what their state says."""
+    rows, names = len(keys), [c.name for c in (*spec.counters, *shown)]
     words = max(1, -(-len(names) // MASK_BITS))
-    masks = [number_array([(1 << min(MASK_BITS, len(names) - w * MASK_BITS)) - 1] * rows) for w in range(words)]
+    written = len(spec.counters)
+    masks = [number_array([(1 << max(0, min(MASK_BITS, written - w * MASK_BITS))) - 1] * rows) for w in range(words)]
     return TableChanges(
         schema=spec.schema,
         name=spec.name,
