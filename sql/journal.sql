@@ -139,9 +139,9 @@ OR detected < (SELECT detected FROM crdt_state.conflict ORDER BY detected DESC O
 SELECT pg_try_advisory_lock(1668441204, 1);
 
 -- name: quarantine_local
--- A local change that cannot be replicated (feature_not_supported).
+-- A local change that cannot be replicated, by its key ($5) alone; with its SQLSTATE ($6).
 INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, sqlstate, reason)
-VALUES ($1, $2, $2, $3, $5::jsonb, '0A000', $4);
+VALUES ($1, $2, $2, $3, $5::jsonb, $6, $4);
 
 -- name: nudge
 -- A tiny commit that is flushed, and with it everything before it.

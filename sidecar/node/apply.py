@@ -17,9 +17,10 @@ from sidecar.node.pulse import Pulse
 from sidecar.node.rewrite import rewrite_rows
 from sidecar.node.state import NodeState
 from sidecar.postgres.fold_limit import SlowFunctionError
-from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError, is_row_error
+from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError
 from sidecar.postgres.merge_batch import MergeSet
 from sidecar.postgres.relay import Relayed
+from sidecar.postgres.row_errors import is_row_error
 
 CAPTURE_WAIT_S = 5.0
 """How long one try waits, with nothing locked, for capture to pass the present end of the log."""

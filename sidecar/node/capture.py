@@ -19,6 +19,7 @@ from sidecar.node.pulse import Pulse
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.replication import ReplicationStream
+from sidecar.postgres.row_errors import is_row_error
 
 Publish = Callable[[int, ChangeSetPart | None], None]
 """Told of a durable change set by its seq; with the part, unless it has several (they are in the journal)."""
@@ -205,16 +206,41 @@ class Capture:
         state = self._state
         async with state.writer_lock:
             header = self._header(taken, part=0, last=True)
-            async with self._writer.change_set():
-                part, rewrites = await self._writer.write_part(header, taken.changes, state.tables_by_id)
-                to_hlc = header.to_hlc if part is not None else header.from_hlc
-                await self._writer.finish(taken.commit_lsn, to_hlc, state.hlc.last)
-            state.advance(state.node_id, to_hlc)
+            try:
+                part, rewrites = await self._written(taken, header)
+            except Exception as error:
+                if not is_row_error(error):
+                    raise
+                part, rewrites = await self._written(taken, header, isolate=self._beat)
+            state.advance(state.node_id, header.to_hlc if part is not None else header.from_hlc)
             if part is not None:
                 self._publish(self._writer.seq, part if self._writer.parts == 1 else None)
         state.counters.transactions += taken.transactions
         state.counters.changes += taken.rows
         self._done(taken, bool(rewrites))
+
+    async def _written(
+        self, taken: _Taken, header: ChangeSetHeader, isolate: Callable[[], None] | None = None
+    ) -> tuple[ChangeSetPart | None, list[int]]:
+        """One transaction; the rows are isolated in a second one, so that a batch without bad rows pays nothing."""
+        state = self._state
+        async with self._writer.change_set():
+            part, rewrites = await self._writer.write_part(header, taken.changes, state.tables_by_id, isolate=isolate)
+            to_hlc = header.to_hlc if part is not None else header.from_hlc
+            await self._writer.finish(taken.commit_lsn, to_hlc, state.hlc.last)
+        self._tell_put_aside()
+        return part, rewrites
+
+    def _beat(self) -> None:
+        self._pulse.capture_alive = asyncio.get_running_loop().time()
+
+    def _tell_put_aside(self) -> None:
+        """What was put aside in the transaction that was just committed."""
+        state = self._state
+        state.counters.quarantined_rows += len(self._writer.put_aside)
+        for table, reason in {row.table: row.reason for row in self._writer.put_aside}.items():
+            state.problem(f"put aside {table}", f"{table}: {reason}", restate=True)
+        self._writer.put_aside.clear()
 
     def _header(self, taken: _Taken, *, part: int, last: bool) -> ChangeSetHeader:
         state = self._state
@@ -256,6 +282,7 @@ class Capture:
             async with self._writer.change_set():
                 taken, rewrites, transactions = await self._write_parts()
                 await self._writer.finish(taken.commit_lsn, taken.hlc, state.hlc.last)
+            self._tell_put_aside()
             state.advance(state.node_id, taken.hlc)
             self._publish(self._writer.seq, None)
         state.counters.transactions += transactions
@@ -267,7 +294,10 @@ class Capture:
             taken = self._take()
             transactions += taken.transactions
             header = self._header(taken, part=number, last=not self._intake.open)
-            _, queued = await self._writer.write_part(header, taken.changes, self._state.tables_by_id)
+            # What was taken in does not come again: it is isolated at once, beside which its savepoints cost nothing.
+            _, queued = await self._writer.write_part(
+                header, taken.changes, self._state.tables_by_id, isolate=self._beat
+            )
             rewrites = rewrites or bool(queued)
             self._state.counters.changes += taken.rows
             if not self._intake.open:

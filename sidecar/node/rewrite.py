@@ -11,8 +11,9 @@ from sidecar.core.catalog import TableSpec
 from sidecar.core.changes import MASK_BITS, TOUCH, ChangeSetHeader, TableChanges
 from sidecar.errors import Action, DirtyRowsError, action_for
 from sidecar.node.state import NodeState
-from sidecar.postgres.merge import Merger, is_row_error
+from sidecar.postgres.merge import Merger
 from sidecar.postgres.merge_batch import MergeSet
+from sidecar.postgres.row_errors import is_row_error
 
 REWRITES_PER_TRANSACTION = 500
 """Queued rows taken at a time; they are few, and their locks should be held shortly."""

@@ -23,12 +23,14 @@ from sidecar.core.changes import (
     is_truncation,
 )
 from sidecar.core.merge import capture, capture_elements, counters
+from sidecar.core.merge.combine import combine
 from sidecar.core.merge.shapes import Shapes, Statements
 from sidecar.core.merge.staging import Argument, Statement, bind
 from sidecar.core.merge.state_tables import qualified_user_table
 from sidecar.core.pgoutput import show_lsn
 from sidecar.core.wire.bodies import pack_tables
 from sidecar.errors import FatalError
+from sidecar.postgres.put_aside import Beat, Isolation, PutAside
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
 from sidecar.postgres.truncate import seen_deletes
@@ -70,6 +72,16 @@ class JournalStart:
     """Whether the journal also holds what was merged of late."""
 
 
+@dataclass(slots=True)
+class _Run:
+    """A part in the making: what is shipped and which rewrites are queued so far."""
+
+    header: ChangeSetHeader
+    shipped: list[TableChanges]
+    rewrites: list[int]
+    isolate: Beat | None
+
+
 class JournalWriter:
     """Versions captured changes and appends them to the journal; one per node, on the capture session.
 
@@ -90,6 +102,7 @@ class JournalWriter:
         self._sql = load("journal")
         self._last_part: tuple[Any, ...] = ()
         self.parts = 0
+        self.put_aside: list[PutAside] = []
         self.seq = 0
 
     async def start(self, *, joining: bool = False) -> JournalStart:
@@ -126,6 +139,7 @@ class JournalWriter:
             self._looked.clear()
             self._last_part = ()
             self.parts = 0
+            self.put_aside = []
             try:
                 yield
             except BaseException:
@@ -154,40 +168,60 @@ class JournalWriter:
             await self._ensure_partition(seq)
 
     async def write_part(
-        self, header: ChangeSetHeader, changes: list[LocalChanges], specs: Mapping[int, TableSpec]
+        self,
+        header: ChangeSetHeader,
+        changes: list[LocalChanges],
+        specs: Mapping[int, TableSpec],
+        *,
+        isolate: Beat | None = None,
     ) -> tuple[ChangeSetPart | None, list[int]]:
         """Bring the row states up to date and append the part; ``None`` when nothing of it is shipped. The parts are
         numbered here (``parts`` of them so far): a TRUNCATE makes as many as it needs.
 
-        Also returns the ids of queued rewrites (local rows that must be rewritten by the merge loop).
+        Also returns the ids of queued rewrites (local rows that must be rewritten by the merge loop). With ``isolate``
+        rows that cannot be captured are put aside one by one (``put_aside``); without, they are errors.
         """
-        shipped: list[TableChanges] = []
-        rewrites: list[int] = []
+        run = _Run(header, [], [], isolate)
         for local in changes:
             spec = specs[local.table_id]
             if is_truncation(local.changes):
-                rewrites += await self._truncate(header, spec, local, shipped)
+                await self._truncate(run, spec, local)
+                if local.shipped is not None:
+                    run.shipped.append(local.shipped)
             else:
-                rewrites += await self._capture(spec, local)
-            if local.shipped is not None and local.shipped.rows:
-                shipped.append(local.shipped)
-        if not shipped and header.last and not self.parts:
-            return None, rewrites
-        return await self._append(header, shipped), rewrites
+                await self._take(run, spec, local)
+        if not run.shipped and header.last and not self.parts:
+            return None, run.rewrites
+        return await self._append(header, run.shipped), run.rewrites
 
-    async def _truncate(
-        self, header: ChangeSetHeader, spec: TableSpec, local: LocalChanges, shipped: list[TableChanges]
-    ) -> list[int]:
+    async def _take(self, run: _Run, spec: TableSpec, local: LocalChanges) -> None:
+        """Capture the rows of one table."""
+        pieces = [local]
+        if run.isolate is None:
+            run.rewrites += await self._capture(spec, local)
+        else:
+            isolation = Isolation(
+                self._session,
+                run.header,
+                self._capture,
+                self._local_arguments,
+                forget=self._looked.clear,
+                beat=run.isolate,
+            )
+            pieces = await isolation.captured(spec, local)
+            run.rewrites += isolation.rewrites
+            self.put_aside += isolation.put_aside
+        shipped = [piece.shipped for piece in pieces if piece.shipped is not None and piece.shipped.rows]
+        run.shipped += [unit.changes for unit in combine([[changes] for changes in shipped])]
+
+    async def _truncate(self, run: _Run, spec: TableSpec, local: LocalChanges) -> None:
         """The rows that a TRUNCATE saw, in parts of their own after what is to be shipped before them."""
-        rewrites: list[int] = []
         look = await self._may_look(spec)
-        before = msgspec.structs.replace(header, last=False)
+        before = msgspec.structs.replace(run.header, last=False)
         async for deletes in seen_deletes(self._session.connection, spec, local, self._node_id, look=look):
-            rewrites += await self._capture(spec, deletes)
-            shipped.append(deletes.changes)
-            await self._append(before, shipped)
-            shipped.clear()
-        return rewrites
+            await self._take(run, spec, deletes)
+            await self._append(before, run.shipped)
+            run.shipped.clear()
 
     async def _append(self, header: ChangeSetHeader, shipped: list[TableChanges]) -> ChangeSetPart:
         """The next part; the last one waits for :meth:`finish`."""
@@ -222,13 +256,15 @@ class JournalWriter:
         row_key = msgspec.json.encode(key).decode() if key else None
         async with self._session.own_transaction():
             await self._session.connection.execute(
-                self._sql["quarantine_local"], self._node_id, hlc, table, reason, row_key
+                self._sql["quarantine_local"], self._node_id, hlc, table, reason, row_key, "0A000"
             )
 
-    async def _capture(self, spec: TableSpec, local: LocalChanges) -> list[int]:
+    async def _capture(self, spec: TableSpec, local: LocalChanges, *, last: int | None = None) -> list[int]:
         changes = local.changes
         shape = self._shapes.pick(spec, changes)
         others = self._local_arguments(spec, local)
+        if last is not None:
+            others["last"] = last
         counted = [c for c in spec.counters if c.attnum in shape.attnums]
         comes_or_goes = any(op in changes.ops for op in (INSERT, DELETE, REPLACE))
         lifecycle = bool(counted) and comes_or_goes

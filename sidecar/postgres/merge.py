@@ -31,6 +31,7 @@ from sidecar.errors import ApplyError, DirtyRowsError, ProtocolError, TransientE
 from sidecar.postgres.fold_limit import FoldLimit
 from sidecar.postgres.merge_batch import Batch, MergeSet, MergeUnit, UnitNotes
 from sidecar.postgres.relay import RelayWriter
+from sidecar.postgres.row_errors import is_row_error, reason_of
 from sidecar.postgres.session import Privileges, Session
 from sidecar.postgres.statements import load
 from sidecar.postgres.truncate import genesis_deletes
@@ -47,15 +48,9 @@ class CaptureGate(Protocol):
         ...
 
 
-ROW_ERROR_CLASSES = frozenset({"21", "22", "23", "44", "54", "P0"})
-"""SQLSTATE classes about a row's data: cardinality, data exception, integrity, check option, limits, raised."""
-
 LOCKED_WAIT_S_MAX = 1.0
 """Longest wait for capture with user rows locked: for rows that are hot while capture is behind. Capture catches up
 with what is locked in this time, or the node is too slow for its load."""
-
-REASON_CHARS_MAX = 1000
-"""Length of a reason in the quarantine; messages quote values, which may be long."""
 
 
 class UniqueSwapError(TransientError):
@@ -205,7 +200,7 @@ class Merger:
 
     async def give_up_rewrite(self, rewrite_id: int, node_id: int, error: Exception) -> None:
         """Move a queued rewrite that cannot apply into the quarantine."""
-        reason = " ".join(str(error).split())[:REASON_CHARS_MAX]
+        reason = reason_of(error)
         async with self._session.own_transaction():
             await self._session.connection.execute(
                 self._sql["give_up_rewrite"], rewrite_id, node_id, getattr(error, "sqlstate", ""), reason
@@ -273,7 +268,7 @@ class Merger:
                 await self._run(restamp_statement(unit.spec), unit, {"first": first, "last": last})
             await connection.execute("RELEASE SAVEPOINT isolate")
         except (asyncpg.PostgresError, UniqueClashError) as error:
-            if not isinstance(error, UniqueClashError) and error.sqlstate[:2] not in ROW_ERROR_CLASSES:
+            if not is_row_error(error):
                 raise
             await connection.execute("ROLLBACK TO SAVEPOINT isolate; RELEASE SAVEPOINT isolate")
             if first < last:
@@ -288,7 +283,7 @@ class Merger:
                 "to_hlc": header.to_hlc,
                 "position": first,
                 "sqlstate": error.sqlstate,
-                "reason": " ".join(str(error).split())[:REASON_CHARS_MAX],
+                "reason": reason_of(error),
             }
             await self._run(quarantine_statement(unit.spec, unit.changes), unit, others)
             result.quarantined += 1
@@ -407,11 +402,3 @@ def _unique_violation(error: asyncpg.UniqueViolationError, unit: MergeUnit, may:
         unit.notes.reinsert = True
         return UniqueSwapError(f"unique values of {unit.spec.qualified} may be swapping ({constraint})")
     return UniqueClashError(" ".join(str(error).split()), sqlstate=error.sqlstate)
-
-
-def is_row_error(error: BaseException) -> bool:
-    """Whether the error is about the data of some row, so that isolating the row helps."""
-    if isinstance(error, ApplyError):
-        return True
-    sqlstate = getattr(error, "sqlstate", None)
-    return isinstance(sqlstate, str) and sqlstate[:2] in ROW_ERROR_CLASSES

@@ -31,7 +31,8 @@ PLANNER_SETTINGS: dict[str, str] = {
 
 STACK_DEPTH = "6MB"
 """A document as deep as an application's session could just store (2 MB) stands some levels deeper in a change and in a
-row state. Where the role may not set it, or the server's own limit is lower, such a document stops capture."""
+row state. Where the role may not set it, or the server's own limit is lower, such a document is put aside, see
+:mod:`sidecar.postgres.put_aside`."""
 
 BEGIN_OWN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_logical_emit_message(true, '{ECHO_PREFIX}', '')"
 

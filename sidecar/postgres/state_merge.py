@@ -17,7 +17,8 @@ from sidecar.core.pgoutput import parse_lsn, record_end
 from sidecar.core.versions import VersionVector
 from sidecar.errors import ApplyError, DirtyRowsError
 from sidecar.postgres.fold_limit import FoldLimit, SlowFunctionError
-from sidecar.postgres.merge import CaptureGate, is_row_error
+from sidecar.postgres.merge import CaptureGate
+from sidecar.postgres.row_errors import is_row_error
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
 

@@ -33,10 +33,11 @@ from sidecar.postgres.catalogue_session import CatalogueSession
 from sidecar.postgres.fold_limit import SlowFunctionError
 from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
-from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError, is_row_error
+from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError
 from sidecar.postgres.merge_batch import MergeSet
 from sidecar.postgres.migrations import migrate
 from sidecar.postgres.replication import ReplicationStream
+from sidecar.postgres.row_errors import is_row_error
 from sidecar.postgres.session import Session
 from sidecar.settings import LimitSettings, NodeSettings, Settings
 

@@ -39,7 +39,7 @@ def state_before(spec: TableSpec, columns: tuple[ColumnSpec, ...]) -> str:
     return f"LEFT JOIN LATERAL (SELECT {names} FROM {row_table(spec)} AS r WHERE {on_state} LIMIT 1) AS r ON true"
 
 
-def _before(column: ColumnSpec) -> str:
+def before(column: ColumnSpec) -> str:
     """The state of a column before the batch; of genesis, what the tombstone or the user row held."""
     image = f"coalesce(r.image ->> {quote_literal(column.name)}, g.old_{column.attnum})"
     return f"coalesce(r.e_{column.attnum}, {elements.genesis(column, image)})"
@@ -48,7 +48,7 @@ def _before(column: ColumnSpec) -> str:
 def state_values(column: ColumnSpec, me: str) -> dict[str, str]:
     """State columns after the batch, of a staged row ``g`` with :func:`state_before`; ``me`` is an int8."""
     n = column.attnum
-    merged = elements.merged(column, _before(column), f"g.c_{n}", me, EVERYTHING)
+    merged = elements.merged(column, before(column), f"g.c_{n}", me, EVERYTHING)
     return {
         f"e_{n}": f"CASE WHEN g.a_{n} THEN {merged} ELSE r.e_{n} END",
         f"z_{n}": f"CASE WHEN g.a_{n} THEN coalesce((g.c_{n} -> 'null')::boolean, false) ELSE r.z_{n} END",
@@ -70,7 +70,7 @@ def gone_query(spec: TableSpec, shape: Shape) -> Statement:
     columns = stamped(spec, shape)
     rows = staged(spec, shape, parameters, old_images(columns))
     values = ", ".join(
-        f"({c.attnum}, g.c_{c.attnum}, {_before(c)}, {'true' if RULES[c.crdt].is_map else 'false'})" for c in columns
+        f"({c.attnum}, g.c_{c.attnum}, {before(c)}, {'true' if RULES[c.crdt].is_map else 'false'})" for c in columns
     )
     join = state_before(spec, columns).removeprefix("LEFT ")
     present = "CASE WHEN v.is_map THEN jsonb_array_length(e.value) = 3 ELSE (e.value -> 2)::boolean END"
