@@ -14,6 +14,20 @@ SELECT id, name, cluster FROM crdt_state.node
 -- This node's own entry, only at first.
 INSERT INTO crdt_state.clock (node, hlc) VALUES (%(id)s, 0) ON CONFLICT (node) DO NOTHING
 
+-- name: knows
+-- Whether a table (or with it its column "departed") is there: one boolean.
+SELECT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = to_regclass(%s)
+               AND a.attname IN ('left_at', 'departed') AND NOT a.attisdropped)
+
+-- name: was_here
+-- The name of the node of this id and cluster that this database was, and that has left; no row for any other.
+SELECT f.name FROM crdt.former_node AS f WHERE f.id = %(id)s AND f.cluster = %(cluster)s
+
+-- name: has_departed
+-- The same where the state was kept.
+SELECT m.name FROM crdt_state.member AS m, crdt_state.node AS n
+WHERE m.id = n.id AND m.departed IS NOT NULL AND n.id = %(id)s AND n.cluster = %(cluster)s
+
 -- name: read_publication
 -- is_owner, all tables, publishes every kind of change; no row when there is none.
 SELECT pg_has_role(pubowner, 'USAGE'), puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate

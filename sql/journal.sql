@@ -96,10 +96,12 @@ SELECT pg_current_wal_insert_lsn()::text;
 DELETE FROM crdt_state.peer WHERE name = $2::text AND id <> $1::int2;
 
 -- name: store_peer
--- A peer as last seen. What it has acknowledged falls when it was made anew under its old id.
+-- A peer as last seen; not one that has left or was removed. What it has acknowledged falls when it was made anew under its
+-- old id.
 INSERT INTO crdt_state.peer AS p
     (id, name, acknowledged, connected, last_seen, clock_offset_ms, round_trip_ms, last_error)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+SELECT $1::int2, $2::text, $3::int8, $4::boolean, $5::timestamptz, $6::float8, $7::float8, $8::text
+WHERE NOT EXISTS (SELECT FROM crdt_state.member AS m WHERE m.id = $1::int2 AND m.departed IS NOT NULL)
 ON CONFLICT (id) DO UPDATE SET name = excluded.name, acknowledged = excluded.acknowledged,
     connected = excluded.connected, last_seen = coalesce(excluded.last_seen, p.last_seen),
     clock_offset_ms = excluded.clock_offset_ms, round_trip_ms = excluded.round_trip_ms,

@@ -5,9 +5,10 @@
 SELECT pg_advisory_xact_lock(%s)
 
 -- name: read_presence
--- One row: which of the sidecar's schemas exist, and whether the table of migrations does.
+-- One row: which of the sidecar's schemas exist (but for what a node that left has left behind), and whether the table of
+-- migrations does.
 SELECT coalesce((SELECT array_agg(nspname::text ORDER BY nspname DESC) FROM pg_namespace
-                 WHERE nspname IN ('crdt', 'crdt_state')), '{}'),
+                 WHERE nspname = 'crdt_state' OR nspname = 'crdt' AND to_regclass('crdt.former_node') IS NULL), '{}'),
        to_regclass('crdt_state.migration') IS NOT NULL
 
 -- name: create_table

@@ -27,5 +27,7 @@ ON CONFLICT (node) DO UPDATE SET asked = excluded.asked, token = excluded.token 
 
 -- name: store_acknowledged
 -- How far a peer ($1, by name $2) has durably merged this node's changes ($3); the rest of its row comes once a second.
-INSERT INTO crdt_state.peer AS p (id, name, acknowledged) VALUES ($1, $2, $3)
+INSERT INTO crdt_state.peer AS p (id, name, acknowledged)
+SELECT $1::int2, $2::text, $3::int8
+WHERE NOT EXISTS (SELECT FROM crdt_state.member AS m WHERE m.id = $1::int2 AND m.departed IS NOT NULL)
 ON CONFLICT (id) DO UPDATE SET acknowledged = excluded.acknowledged WHERE p.acknowledged < excluded.acknowledged;

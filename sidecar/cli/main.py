@@ -73,6 +73,18 @@ COMMANDS = (
         "sidecar status -c node.toml",
     ),
     _Command(
+        "leave",
+        "sidecar.cli.leave",
+        "Take this node out of the cluster in good order, and the sidecar out of its database. Safe to run again.",
+        "sidecar leave -c node.toml",
+    ),
+    _Command(
+        "remove",
+        "sidecar.cli.remove",
+        "Remove a node that is gone for good from the cluster. Run it on any other node. Safe to run again.",
+        "sidecar remove eu-west -c node.toml",
+    ),
+    _Command(
         "conflicts",
         "sidecar.cli.conflicts",
         "List the conflicts this node found: both values, who won, and by which rule. Oldest first.",

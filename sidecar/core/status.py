@@ -14,6 +14,10 @@ from typing import Protocol
 DURATION_BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
 
 
+DEPARTED = ("left", "removed")
+"""States of peers that are no longer members."""
+
+
 @dataclass(slots=True)
 class Histogram:
     """Counts of observed seconds in fixed buckets; ``counts`` has one element more than ``bounds`` (above the last)."""
@@ -110,7 +114,8 @@ class CaptureStatus:
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """One other node. ``state``: ``connected``, ``down``, ``refused`` or ``held``.
+    """One other node. ``state``: ``connected``, ``down``, ``refused`` or ``held``; ``left`` or ``removed`` for one
+    that is no longer a member.
 
     ``waiting``: why its next change set is not merged here yet. ``lag_ms``: how old the newest merged state of that
     origin is. ``unacknowledged_change_sets``: journal rows the peer has not made durable yet. ``clock_offset_ms``: the

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sidecar.core.status import Histogram, PeerStatus, StatusSnapshot, StatusSource
+from sidecar.core.status import DEPARTED, Histogram, PeerStatus, StatusSnapshot, StatusSource
 
 Value = float | int | None
 
@@ -45,6 +45,8 @@ class _PerPeer:
     def families(self, snapshot: StatusSnapshot) -> Iterator[Metric]:
         family = _family(self.name, self.text, self.labels)
         for peer in snapshot.peers:
+            if peer.state in DEPARTED:
+                continue  # nobody waits for it
             value = self.value(peer)
             if isinstance(value, tuple):
                 family.add_metric((peer.name, "in"), value[0])

@@ -11,11 +11,13 @@ from sidecar.peers.link import Link
 
 @dataclass(slots=True)
 class BarrierMail:
-    """``requests`` by peer id, the newest of each link; ``answers`` by peer id, likewise. The events say that there are
+    """``requests`` by peer id, the newest of each link; ``answers`` by peer id, likewise,
+    and ``latest`` the newest of each peer, also after it was taken. The events say that there are
     any, until they are taken."""
 
     requests: dict[int, tuple[Link, int]] = field(default_factory=dict)
     answers: dict[int, BarrierAnswer] = field(default_factory=dict)
+    latest: dict[int, BarrierAnswer] = field(default_factory=dict)
     requested: asyncio.Event = field(default_factory=asyncio.Event)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -28,7 +30,7 @@ class BarrierMail:
         """A peer answers; an answer to an earlier request says nothing new."""
         known = self.answers.get(peer_id)
         if known is None or known.number <= answer.number:
-            self.answers[peer_id] = answer
+            self.answers[peer_id] = self.latest[peer_id] = answer
             self.answered.set()
 
     def take_requests(self) -> list[tuple[Link, int]]:

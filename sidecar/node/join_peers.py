@@ -13,7 +13,7 @@ import asyncio
 from sidecar.core.changes import ChangeSetPart
 from sidecar.core.versions import VersionVector
 from sidecar.core.wire.identity import Known
-from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Relay
+from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Members, Relay
 from sidecar.errors import ConfigurationError, LinkRefusedError, TransientError
 from sidecar.node.relay import RelayPolicy
 from sidecar.node.state import NodeState
@@ -131,6 +131,9 @@ class JoinPeers:
         """Comes again."""
 
     def closed(self, link: Link, closed: Closed) -> None:
+        """Comes again."""
+
+    def members_told(self, link: Link, members: Members) -> None:
         """Comes again."""
 
     def disconnected(self, link: Link, error: Exception | None) -> None:

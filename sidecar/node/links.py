@@ -7,13 +7,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from sidecar.core.changes import ChangeSetPart
+from sidecar.core.membership import told
 from sidecar.core.wire.identity import Known
-from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Relay, part_bytes
+from sidecar.core.wire.messages import BarrierAnswer, Closed, Departure, Heartbeat, Hello, Members, Relay, part_bytes
 from sidecar.errors import LinkRefusedError, ProtocolError
 from sidecar.node.backlog import Backlog
 from sidecar.node.barriers import BarrierMail
 from sidecar.node.identities import Identities
 from sidecar.node.inbox import Inbox
+from sidecar.node.members import MemberList
 from sidecar.node.relay import RelayPolicy, Route
 from sidecar.node.ship import Shipper, Tail, ship
 from sidecar.node.state import NodeState
@@ -59,6 +61,7 @@ class NodeLinks:
         self.backlog = Backlog()
         self._hellos: dict[int, Hello] = {}
         self.policy = RelayPolicy(state.settings)
+        self.members = MemberList(state.node_id)
         self.floors: dict[int, int] = {}
         # What peers that take relayed change sets have of other nodes, also while they are away.
         self.peer_clocks: dict[int, Mapping[int, int]] = {}
@@ -84,7 +87,8 @@ class NodeLinks:
 
     def known_nodes(self) -> dict[int, Known]:
         """The nodes known here, from links and from what peers say."""
-        return self.identities.known({**self.far_names, **self.names})
+        gone = {n: Known(d.name, removed=True, departed=told(d)) for n, d in self.members.departed.items()}
+        return {**self.identities.known({**self.far_names, **self.names}), **gone}
 
     def end_hlc(self) -> int | None:
         """The highest hlc that anybody can have of this node."""
@@ -97,6 +101,9 @@ class NodeLinks:
     async def connected(self, link: Link, hello: Hello) -> None:
         """Start sending from where the peer stands. A link stands while the database is away: what comes waits in the
         inbox, and sending begins when the journal can be read."""
+        if (departure := self.members.departed.get(link.peer_id)) is not None:
+            link.close(told(departure))  # heard of during the handshake
+            return
         self._hellos[link.peer_id] = hello
         self.identities.linked(hello)
         self.compare_tables()
@@ -119,6 +126,7 @@ class NodeLinks:
             entry.sending = asyncio.create_task(self._send(entry, mine), name=f"ship to {link.peer_name}")
             entry.sending.add_done_callback(lambda done: self._shipped(link, done))
         self._ask_relay(link)  # before anything else: see _send
+        self.tell_members(link)
         self._spread(fresh, entry)
         link.send_ack(self._state.clock)
         link.send_heartbeat(0, 0)  # the first half of the first look at the peer's clock
@@ -149,7 +157,7 @@ class NodeLinks:
     async def restore(self, reader: JournalReader) -> None:
         """Take up what the database knows of peers that were not linked since this process started."""
         for peer_id, name, acknowledged in await reader.known_peers():
-            if peer_id not in self.acknowledged_hlc:
+            if peer_id not in self.acknowledged_hlc and peer_id not in self.members.departed:
                 self.names[peer_id] = name
                 self.acknowledged_hlc[peer_id] = acknowledged
                 await self._anchor(reader, acknowledged)
@@ -218,6 +226,8 @@ class NodeLinks:
 
     def acknowledged(self, link: Link, clock: dict[int, int]) -> None:
         """The peer's durable clock."""
+        if link.peer_id in self.members.departed:
+            return
         self._hear(link)
         self.identities.told(link.peer_id, clock.get(link.peer_id, 0))
         mine = clock.get(self._state.node_id, 0)
@@ -289,6 +299,43 @@ class NodeLinks:
         entry = self._open.get(link.peer_id)
         if entry is not None and entry.link is link:
             entry.heard.set()
+
+    def members_told(self, link: Link, members: Members) -> None:
+        """Departures that the peer knows; taken up by :class:`sidecar.node.membership.Membership`."""
+        self.members.hear(link.peer_id, members.departed)
+
+    def tell_members(self, link: Link | None = None) -> None:
+        """Tell a peer, or every linked one, of the departures that are written down here."""
+        own = [] if self.members.own is None else [self.members.own]
+        known = [*self.members.departed.values(), *own]
+        for entry in self._open.values() if known else ():
+            if link is None or entry.link is link:
+                entry.link.send_members(known)
+
+    def dismiss(self, departure: Departure) -> None:
+        """A node is no longer a member: nothing is kept for it or told of it, and its link ends."""
+        node, name = departure.node, departure.name
+        entry = self._open.get(node)
+        self._give_up(node)
+        for known in (self.names, self.acknowledged_hlc, self.peer_clocks, self._hellos, self._below_since):
+            known.pop(node, None)
+        self.far_names[node] = name
+        self.acknowledged_moved.set()
+        if name not in self.names.values():
+            self._state.watch.forget(name)
+            for what in ("journal", "ship", "relay", "tables"):
+                self._state.problem(f"{what} {name}", None)
+        if entry is not None:
+            entry.link.close(told(departure))
+
+    def gone(self, name: str) -> Departure | None:
+        """The departure of the node of a name; ``None`` while a member bears it, as a new node may."""
+        return None if name in self.names.values() else self.members.by_name(name)
+
+    def clock_of(self, peer_id: int) -> Mapping[int, int]:
+        """What a linked peer has merged durably, as known now; empty for one that is not linked."""
+        entry = self._open.get(peer_id)
+        return {} if entry is None else entry.route.known
 
     def barrier_requested(self, link: Link, number: int) -> None:
         """The peer asks what this node has; answered by :class:`sidecar.node.waits.Waits`."""

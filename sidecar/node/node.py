@@ -13,13 +13,18 @@ import uuid
 from dataclasses import dataclass
 
 from sidecar.core.hlc import to_ms
+from sidecar.core.membership import FORMER_MEND, told
 from sidecar.core.pgoutput import parse_lsn
 from sidecar.errors import Action, ConfigurationError, SidecarError, TransientError, action_for
 from sidecar.node.apply import Applier
 from sidecar.node.capture import Capture
 from sidecar.node.inbox import Inbox
+from sidecar.node.leaving import Leaving
 from sidecar.node.links import NodeLinks
+from sidecar.node.membership import Membership
 from sidecar.node.pulse import Pulse
+from sidecar.node.removal import Removal
+from sidecar.node.requests import Requests
 from sidecar.node.ship import Tail
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.node.status import NodeStatusSource
@@ -29,6 +34,7 @@ from sidecar.peers.mesh import PeerMesh
 from sidecar.postgres.catalogue_session import CatalogueSession
 from sidecar.postgres.journal import JournalStart, JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
+from sidecar.postgres.membership import MembershipStore
 from sidecar.postgres.merge import Merger
 from sidecar.postgres.problem import errors
 from sidecar.postgres.relay import RelayStore, RelayWriter
@@ -58,18 +64,20 @@ class _Sessions:
 
 
 class Node:
-    """Build it, then :meth:`run` until cancelled. ``had_database``: this process has served the database a moment ago,
-    and the server may not have let go of its sessions yet. ``has_clock`` is set while the clock is that of the
-    database."""
+    """Build it, then :meth:`run` until cancelled, or until the node has left. ``had_database``: this process has served
+    the database a moment ago, and the server may not have let go of its sessions yet. ``leaving``: to leave is what it
+    is for, and it may have begun. ``has_clock`` is set while the clock is that of the database."""
 
-    def __init__(self, settings: Settings, *, had_database: bool = False) -> None:
+    def __init__(self, settings: Settings, *, had_database: bool = False, leaving: bool = False) -> None:
         self.state = NodeState(settings)
+        self._leaving = leaving
         self._inbox = Inbox(
             queue_bytes_max=settings.limits.receive_queue_bytes_max, spool_bytes_max=settings.limits.spool_bytes_max
         )
         self._tail = Tail()
         self._links = NodeLinks(self.state, self._inbox, self._tail, uuid.uuid4().hex)
         self._mesh = PeerMesh(settings, self._links, now_ms=self.state.now_ms)
+        self._membership = Membership(self.state, self._inbox, self._links, self._mesh)
         self._pulse = Pulse()
         self._warned: set[str] = set()
         self._reader: JournalReader | None = None
@@ -86,7 +94,7 @@ class Node:
         self._mesh.listen()
 
     async def run(self) -> None:
-        """Run until cancelled, or until an error that no waiting mends."""
+        """Run until cancelled, until the node has left, or until an error that no waiting mends."""
         try:
             await supervise(self._link(), self._database())
         finally:
@@ -125,6 +133,8 @@ class Node:
                 # One outage is one problem, whatever each try meets: refused, starting up, the slot still in use.
                 self.state.problem("database", line, restate=True)
                 self.state.counters.retry("database")
+            else:
+                return
             finally:
                 self.progress.connect(None)
                 self._reader = None
@@ -147,6 +157,8 @@ class Node:
             reader = JournalReader(sessions.upkeep)
             self._reader = reader
             await self._start_relay(RelayStore(reader), start)
+            members = MembershipStore(reader)
+            await self._check_member(await self._membership.load(members))
             self._links.reader = reader
             await self._links.restore(reader)
             await self._refresh(sessions.catalogue)
@@ -205,11 +217,30 @@ class Node:
                 heartbeat_loop(state, self.progress, writer, reader, self._links),
                 catalogue_loop(state, refresh),
                 peers_loop(state, reader, self._links, self._mesh),
+                self._membership.run(members),
+                Requests(
+                    state,
+                    members,
+                    Removal(state, self._links, self._mesh, reader),
+                    Leaving(state, self.progress, self._links, self._mesh, reader),
+                ).attend(),
                 waits.attend(),
                 waits.store_acknowledgements(),
                 waits.answer_barriers(),
                 waits.store_answers(),
             )
+
+    async def _check_member(self, unsaid: frozenset[int]) -> None:
+        """A node that has left does not run; one that has begun to captures nothing more, and is brought to its end."""
+        own = self._links.members.own
+        if own is None:
+            return
+        if self.state.node_id not in unsaid:
+            raise ConfigurationError(told(own), mend=FORMER_MEND)
+        if not self._leaving:
+            raise ConfigurationError("this node is leaving the cluster", mend="bring it to its end: sidecar leave")
+        if not self.state.writer_lock.locked():
+            await self.state.writer_lock.acquire()
 
     async def _start_relay(self, store: RelayStore, start: JournalStart) -> None:
         """Whether what is merged from now on is put into the journal."""

@@ -143,6 +143,9 @@ class NodeStatusSource:
             if held is None and self._state.watch.is_beyond(name):
                 held = self._state.problems.get(f"{CLOCK}{name}")
             state = _PEER_STATES.get(peer.state, "down")
+            if (departure := self._links.gone(name)) is not None and state != "connected":
+                out.append(PeerStatus(name=name, id=departure.node, state=departure.kind, last_error=peer.last_error))
+                continue
             out.append(
                 PeerStatus(
                     name=name,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from sidecar.core.hlc import to_ms
+from sidecar.core.hlc import HLC_MAX, to_ms
 from sidecar.node.links import NodeLinks
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.peers.mesh import PeerMesh
@@ -70,7 +70,7 @@ async def peers_loop(state: NodeState, reader: JournalReader, links: NodeLinks, 
     while True:
         await asyncio.sleep(PEERS_STORED_S)
         for name, peer in mesh.states.items():
-            if peer.peer_id is None:
+            if peer.peer_id is None or peer.peer_id in links.members.departed:
                 continue
             await reader.store_peer(
                 peer.peer_id,
@@ -95,7 +95,8 @@ async def _trim(state: NodeState, reader: JournalReader, links: NodeLinks) -> No
     # A configured peer that was never seen has acknowledged nothing. One that only dials counts while it is linked; on
     # a node that is only dialled, every peer that was ever seen does.
     names = {peer.name for peer in state.settings.peers} | links.linked() if state.settings.peers else set(by_name)
-    slowest = min((by_name.get(name, 0) for name in names), default=0)
+    names = {name for name in names if links.gone(name) is None}
+    slowest = min((by_name.get(name, 0) for name in names), default=HLC_MAX if links.members.departed else 0)
     relayed = partial(links.have_merged, names) if links.policy.any else None
     state.journal_bytes, lost = await reader.trim(slowest, limits.journal_bytes_max, relayed)
     for name in lost:

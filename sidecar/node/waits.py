@@ -99,9 +99,9 @@ class Waits:
             await links.acknowledged_moved.wait()
             links.acknowledged_moved.clear()
             for peer_id, hlc in list(links.acknowledged_hlc.items()):
-                stored = self._stored.get(peer_id)
-                if stored is None or (self._acknowledgements_wanted and hlc > stored):
-                    await self._board.store_acknowledged(peer_id, links.names[peer_id], hlc)
+                stored, name = self._stored.get(peer_id), links.names.get(peer_id)
+                if name is not None and (stored is None or (self._acknowledgements_wanted and hlc > stored)):
+                    await self._board.store_acknowledged(peer_id, name, hlc)
                     self._stored[peer_id] = hlc
 
     async def answer_barriers(self) -> None:

@@ -39,7 +39,7 @@ class Dialler:
         backoff = Backoff(timing.reconnect_ms_max)
         loop = asyncio.get_running_loop()
         while True:
-            await self._slot.until(lambda: self._slot.free)
+            await self._slot.until(lambda: self._slot.free and not self._slot.dismissed)
             begun_s = loop.time()
             error = await self._attempt()
             if error is None and loop.time() - begun_s > timing.link_silent_ms / 1000:
@@ -106,6 +106,7 @@ class Dialler:
             return None
         line = error.line() if isinstance(error, SidecarError) else str(error)
         slot.state.state = PeerPhase.REFUSED if isinstance(error, LinkRefusedError) else PeerPhase.DOWN
+        slot.state.disowned = isinstance(error, LinkRefusedError) and error.peer_cause == "removed"
         if slot.state.last_error != line:
             slot.state.last_error = line
             log.warning("no_link", peer=slot.state.name, address=slot.state.address, reason=line)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sidecar.core.changes import ChangeSetPart
 from sidecar.core.wire.identity import Known
-from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Relay
+from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Members, Relay
 from sidecar.errors import LinkRefusedError
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 class PeerHandler(Protocol):
     """Implemented by the node. For one link the calls come in this order: ``connected``, then any number of ``receive``
-    (one at a time), ``heartbeat``, ``acknowledged``, ``barrier_...``, ``relay_asked`` and ``closed``, then
-    ``disconnected`` once. A peer has at most one link: the ``disconnected`` of the older one is over before the
+    (one at a time), ``heartbeat``, ``acknowledged``, ``barrier_...``, ``relay_asked``, ``closed`` and ``members_told``,
+    then ``disconnected`` once. A peer has at most one link: the ``disconnected`` of the older one is over before the
     ``connected`` of the next.
     """
 
@@ -73,6 +73,10 @@ class PeerHandler(Protocol):
 
     def closed(self, link: Link, closed: Closed) -> None:
         """Empty intervals of other nodes, told behind every part that the peer sent before them."""
+        ...
+
+    def members_told(self, link: Link, members: Members) -> None:
+        """Which nodes are no longer members, as far as the peer has it durably."""
         ...
 
     def disconnected(self, link: Link, error: Exception | None) -> None:

@@ -24,13 +24,14 @@ class DuplicateLinkError(TransientError):
 @dataclass(slots=True)
 class Slot:
     """The place for the one link to a peer. ``holder``: the connection whose handshake may fill it at present.
-    ``shunned_until_s``: no link before this (event loop time)."""
+    ``shunned_until_s``: no link before this (event loop time). ``dismissed``: not to be dialled."""
 
     state: PeerState
     configured: bool
     link: Link | None = None
     holder: Connection | None = None
     shunned_until_s: float = 0.0
+    dismissed: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

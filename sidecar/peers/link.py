@@ -13,9 +13,11 @@ from sidecar.core.wire.messages import (
     BarrierAnswer,
     BarrierRequest,
     Closed,
+    Departure,
     Goodbye,
     Heartbeat,
     Hello,
+    Members,
     Relay,
 )
 from sidecar.core.wire.roundtrip import RoundTrip
@@ -162,6 +164,11 @@ class Link:
                 wait.cancel()
         return not self.ended.is_set()
 
+    def send_members(self, departed: Sequence[Departure]) -> None:
+        """Tell the peer which nodes are no longer members; one that speaks a version without it is not told."""
+        if self.is_open and self._session.protocol >= SINCE[Members]:
+            self._connection.write(Members(list(departed)))
+
     def close(self, reason: str) -> None:
         """End the link with a farewell; ``ended`` is set when that is done."""
         if not self._closing.done():
@@ -235,6 +242,8 @@ class Link:
                 case Closed():
                     self._closed = self._closed or (self._parts_read, message)
                     self._tell_closed()
+                case Members():
+                    self._handler.members_told(self, message)
                 case Goodbye():
                     self.state.last_error = f"{self.peer_name} closed the link: {message.reason}"
                     return

@@ -46,6 +46,10 @@ class PeerMesh:
         problem = self._tls.problem() if self._tls is not None else None
         return [] if problem is None else [problem]
 
+    def dismiss(self, name: str, line: str) -> None:
+        """Stop dialling the node of a name, which is no longer a member."""
+        self._registry.dismiss(name, line)
+
     def listen(self) -> None:
         """Open the port; :meth:`run` does it when it was not done. Call it early to fail early.
 

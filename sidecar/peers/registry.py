@@ -87,6 +87,14 @@ class LinkRegistry:
             self._leave(link, error)
         return error
 
+    def dismiss(self, name: str, line: str) -> None:
+        """The node of this name is no longer a member: it is not dialled, until a new node of the name dials."""
+        slot = self._slots.get(name)
+        if slot is not None and not slot.dismissed:
+            slot.dismissed = True
+            slot.state.last_error = line
+            log.info("not_dialled", peer=name, reason=line)
+
     def _hello(self) -> Hello:
         limits = self.settings.limits
         return msgspec.structs.replace(
@@ -147,6 +155,7 @@ class LinkRegistry:
             now_ms=self.now_ms,
         )
         slot.link = self.links[link.peer_name] = link
+        slot.dismissed = state.disowned = False
         state.state = PeerPhase.CONNECTED
         state.peer_id = link.peer_id
         state.boot_id = link.hello.boot_id

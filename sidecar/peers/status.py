@@ -20,6 +20,7 @@ class PeerState:
     """One peer. ``*_ms`` times are Unix milliseconds; the byte and part counts grow over all its links.
 
     ``address`` is None for a peer that only dials us; ``retries`` counts dial attempts since the last link.
+    ``disowned``: the peer says that this node has left or was removed.
     ``last_error`` is one line with the mend, and is kept until the next link.
     """
 
@@ -29,6 +30,7 @@ class PeerState:
     peer_id: int | None = None
     boot_id: str = ""
     last_error: str | None = None
+    disowned: bool = False
     connected_since_ms: int | None = None
     last_seen_ms: int | None = None
     bytes_in: int = 0

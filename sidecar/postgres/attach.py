@@ -71,6 +71,7 @@ async def initialise(conn: Connection, settings: Settings, *, progress: Progress
     if refused:
         more = f" (and {len(refused) - 1} more: sidecar check)" if len(refused) > 1 else ""
         raise ConfigurationError(refused[0].message + more, mend=refused[0].mend)
+    await _refuse_former(conn, settings.node)
     applied = await migrate(conn)
     for name in applied:
         say(f"migration {name} applied")
@@ -95,6 +96,21 @@ async def initialise(conn: Connection, settings: Settings, *, progress: Progress
         problems=[*findings, *result.problems],
         version=result.version,
     )
+
+
+async def _refuse_former(conn: Connection, node: NodeSettings) -> None:
+    """Whether this database was the node already, and has left: nothing is done then."""
+    parameters = {"id": node.id, "cluster": node.cluster}
+    for table, statement in (("crdt.former_node", "was_here"), ("crdt_state.member", "has_departed")):
+        async with conn.transaction():
+            known = await (await conn.execute(_SQL["knows"], (table,))).fetchone()
+            former = None if known is None or not known[0] else await conn.execute(_SQL[statement], parameters)
+            row = None if former is None else await former.fetchone()
+        if row is not None:
+            raise ConfigurationError(
+                f"node {node.id} of cluster {node.cluster!r}, {row[0]}, has left, and its id is not used again",
+                mend="give this node another id in [node], then sidecar init and sidecar join",
+            )
 
 
 async def _claim(conn: Connection, node: NodeSettings) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import asyncpg
 import psycopg
 
+from sidecar.core.membership import FORMER_MEND, former_line
 from sidecar.core.merge.staging import Argument, Statement
 from sidecar.errors import ConfigurationError, FatalError, TransientError
 from sidecar.postgres.admin import ECHO_PREFIX, SESSION_SETTINGS, connect_error, parse_dsn
@@ -136,6 +137,8 @@ class Session:
                 f"the role in the DSN may not use the sidecar's state: {error}",
                 mend="use the role that ran sidecar init",
             ) from None
+        if missing and (former := await former_node(self.connection)) is not None:
+            raise ConfigurationError(former, mend=FORMER_MEND)
         if missing:
             raise ConfigurationError("this database is not attached to a node", mend="run sidecar init first")
         if not await self.connection.fetchval(load("journal")["try_own_node"]):
@@ -153,6 +156,15 @@ class Session:
                 await self.connection.close(timeout=2)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
                 self.connection.terminate()
+
+
+async def former_node(connection: asyncpg.Connection) -> str | None:
+    """Which node a database was that has left and has no sidecar now, in words."""
+    sql = load("membership")
+    if not await connection.fetchval(sql["has_former"]):
+        return None
+    row = await connection.fetchrow(sql["read_former"])
+    return None if row is None else former_line(*row)
 
 
 async def _connect(dsn: str, options: dict[str, str]) -> asyncpg.Connection:

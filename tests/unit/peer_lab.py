@@ -17,6 +17,7 @@ from sidecar.core.wire.messages import (
     Closed,
     Heartbeat,
     Hello,
+    Members,
     Relay,
     Start,
     part_bytes,
@@ -67,6 +68,7 @@ class Node:
     heartbeats: list[tuple[str, Heartbeat]] = field(default_factory=list)
     barriers: list[tuple[str, BarrierAnswer]] = field(default_factory=list)
     relays: list[tuple[str, Relay]] = field(default_factory=list)
+    departures: list[tuple[str, Members]] = field(default_factory=list)
     intervals: list[tuple[str, Closed, int]] = field(default_factory=list)
     clocks: dict[str, dict[int, int]] = field(default_factory=dict)
     events: list[tuple[str, str, Exception | None]] = field(default_factory=list)
@@ -144,6 +146,9 @@ class Node:
 
     def closed(self, link: Link, closed: Closed) -> None:
         self.intervals.append((link.peer_name, closed, len(self.parts)))
+
+    def members_told(self, link: Link, members: Members) -> None:
+        self.departures.append((link.peer_name, members))
 
     def disconnected(self, link: Link, error: Exception | None) -> None:
         self.events.append(("down", link.peer_name, error))

@@ -17,10 +17,12 @@ from sidecar.core.wire.messages import (
     BarrierAnswer,
     BarrierRequest,
     Closed,
+    Departure,
     Fragment,
     Goodbye,
     Heartbeat,
     Hello,
+    Members,
     Message,
     Relay,
     Start,
@@ -51,6 +53,7 @@ EXAMPLES: list[Message] = [
     Fragment(b"\x28\xb5"),
     Relay(names={1: "a"}, origins=["b"]),
     Closed({3: (5, 9)}),
+    Members([Departure(node=2, name="b", kind="left", at_ms=1000, by="b", holder=1, change_hlc=5, hlc=9)]),
 ]
 
 

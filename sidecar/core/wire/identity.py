@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sidecar.core.hlc import show
+from sidecar.core.membership import MEND
 from sidecar.core.wire.messages import Hello, Start
 from sidecar.errors import LinkRefusedError
 
@@ -31,8 +32,8 @@ PAGE = 'see "Copies and restored databases" in docs/operations.md'
 @dataclass(frozen=True, slots=True)
 class Known:
     """What is known here of a node: its name, and who it was when it was linked last (empty: it never was, or with an
-    older release). ``told_hlc``: the end of its own changes as far as that start has told. ``removed``: it was taken
-    out of the cluster."""
+    older release). ``told_hlc``: the end of its own changes as far as that start has told. ``removed``: it is no
+    longer in the cluster, with ``departed`` as the words for it."""
 
     name: str
     incarnation: str = ""
@@ -41,6 +42,7 @@ class Known:
     boot_id: str = ""
     told_hlc: int = 0
     removed: bool = False
+    departed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,8 @@ def _removed(meeting: Meeting) -> LinkRefusedError | None:
     if meeting.known is None or not meeting.known.removed:
         return None
     return LinkRefusedError(
-        f"{meeting.who} was removed from the cluster",
-        mend="make it anew under an id that was never used: sidecar init, then sidecar join",
+        meeting.known.departed or f"{meeting.who} was removed from the cluster",
+        mend=MEND,
         cause="removed",
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,8 +20,8 @@ from sidecar.errors import ProtocolError
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 2
-"""Version 2 numbers the frames of the open link (their checksums say so), has barriers and relay, and lets a part be
-larger than a frame."""
+"""Version 2 numbers the frames of the open link (their checksums say so), has barriers, relay and departures, and
+lets a part be larger than a frame."""
 
 NUMBERED_FRAMES_SINCE = 2
 
@@ -49,6 +49,7 @@ PARTS_MAX = 1 << 20
 NodeId = Annotated[int, Meta(ge=1, le=NODE_ID_MAX)]
 Hlc = Annotated[int, Meta(ge=0, le=HLC_MAX)]
 Count = Annotated[int, Meta(ge=0, le=HLC_MAX)]
+UnixMs = Annotated[int, Meta(ge=0, le=HLC_MAX >> 16)]
 Clock = Annotated[dict[NodeId, Hlc], Meta(max_length=NODE_ID_MAX)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}\Z")]
 Cluster = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,63}\Z")]
@@ -180,8 +181,30 @@ class Closed(msgspec.Struct, array_like=True, frozen=True):
     intervals: Annotated[dict[NodeId, tuple[Hlc, Hlc]], Meta(max_length=NODE_ID_MAX)]
 
 
-Control = Hello | Accept | Refuse | Goodbye | Ack | Heartbeat | BarrierRequest | BarrierAnswer | Relay | Closed
-Message = Control | ChangeSetPart | Fragment
+class Departure(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
+    """A node that is no longer a member, since ``at_ms`` (Unix milliseconds), by the will of the node named ``by``. The
+    last of its change sets that anybody has ends at ``change_hlc``; ``holder`` has all of them. It committed nothing in
+    ``(change_hlc, hlc]``."""
+
+    node: NodeId
+    name: Name
+    kind: Literal["left", "removed"]
+    at_ms: UnixMs
+    by: Name
+    holder: NodeId
+    change_hlc: Hlc
+    hlc: Hlc
+
+
+class Members(msgspec.Struct, array_like=True, frozen=True):
+    """The nodes that have left or were removed, all that the sender has written down. Sent first on a link if there are
+    any, and again when it knows more; so it also answers who told it."""
+
+    departed: Annotated[list[Departure], Meta(max_length=NODE_ID_MAX)]
+
+
+Control = Hello | Accept | Refuse | Goodbye | Ack | Heartbeat | BarrierRequest | BarrierAnswer
+Message = Control | Relay | Closed | Members | ChangeSetPart | Fragment
 
 TYPE_CODES: dict[type[Message], int] = {
     Hello: 1,
@@ -196,9 +219,10 @@ TYPE_CODES: dict[type[Message], int] = {
     Fragment: 10,
     Relay: 11,
     Closed: 12,
+    Members: 13,
 }
 
-SINCE: dict[type[Message], int] = {BarrierRequest: 2, BarrierAnswer: 2, Fragment: 2, Relay: 2, Closed: 2}
+SINCE: dict[type[Message], int] = {BarrierRequest: 2, BarrierAnswer: 2, Fragment: 2, Relay: 2, Closed: 2, Members: 2}
 """The protocol version from which on a message exists; those not named were always there."""
 
 _DECODERS = {code: msgspec.msgpack.Decoder(kind) for kind, code in TYPE_CODES.items()}

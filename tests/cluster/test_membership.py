@@ -1,0 +1,206 @@
+"""Nodes that are gone: removed by others, spread to all, refused when they come back."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from sidecar.lab.cluster import COMMAND, LabCluster
+from sidecar.lab.embedded import FAST_SETTINGS
+from sidecar.lab.topologies import mesh
+from sidecar.lab.waiting import wait_until
+
+DEADLINE_S = 60.0
+
+pytestmark = pytest.mark.slow
+
+SCHEMA = """
+CREATE TABLE posts (id text PRIMARY KEY, body text, likes bigint NOT NULL DEFAULT 0);
+COMMENT ON TABLE posts IS '@crdt';
+COMMENT ON COLUMN posts.likes IS '@crdt(pn_counter)';
+"""
+SMALL = {"journal_partition_rows": 16}
+"""So that the journal is trimmed within a test."""
+
+
+@asynccontextmanager
+async def nodes(
+    size: int, folder: Path, *, edges: list[tuple[int, int]] | None = None, relay: bool = False
+) -> AsyncIterator[LabCluster]:
+    cluster = LabCluster(
+        size,
+        folder,
+        schema_sql=SCHEMA,
+        proxied=False,
+        server_settings=FAST_SETTINGS,
+        sections={"node": {"relay": relay, "nice": 0}, "timing": {"reconnect_ms_max": 300}, "limits": SMALL},
+        edges=mesh(size) if edges is None else edges,
+    )
+    async with cluster:
+        await cluster.wait_linked()
+        yield cluster
+
+
+async def run(cluster: LabCluster, index: int, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+    async with await psycopg.AsyncConnection.connect(cluster.nodes[index].dsn, autocommit=True) as connection:
+        cursor = await connection.execute(query, arguments)  # type: ignore[arg-type]
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def write(cluster: LabCluster, index: int, *keys: str) -> None:
+    for key in keys:
+        await run(cluster, index, "INSERT INTO posts VALUES (%s, 'x')", key)
+
+
+async def until_has(cluster: LabCluster, index: int, *wanted: str) -> None:
+    async def there() -> bool:
+        return set(wanted) <= {key for (key,) in await run(cluster, index, "SELECT id FROM posts")}
+
+    await wait_until(there, DEADLINE_S, f"{cluster.nodes[index].name} has {', '.join(wanted)}")
+
+
+async def command(cluster: LabCluster, index: int, *words: str) -> tuple[int, str]:
+    """A command of the command line on a node: exit status, and what it said."""
+    node = cluster.nodes[index]
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, *words, "-c", str(node.config_path)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=cluster._env,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 150)
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def state_of(cluster: LabCluster, index: int, name: str) -> str:
+    [(state,)] = await run(cluster, index, "SELECT state FROM crdt.nodes WHERE name = %s", name)
+    return str(state)
+
+
+async def until_state(cluster: LabCluster, index: int, name: str, wanted: str) -> None:
+    async def so() -> bool:
+        return await state_of(cluster, index, name) == wanted
+
+    await wait_until(so, DEADLINE_S, f"{cluster.nodes[index].name} knows that {name} is {wanted}")
+
+
+async def peer(cluster: LabCluster, index: int, name: str) -> dict[str, Any]:
+    return next(p for p in (await cluster.status(index))["peers"] if p["name"] == name)
+
+
+async def journal_rows(cluster: LabCluster, index: int) -> int:
+    return int((await run(cluster, index, "SELECT count(*) FROM crdt_state.journal"))[0][0])
+
+
+async def until_trimmed(cluster: LabCluster, index: int, below: int) -> None:
+    async def small() -> bool:
+        return await journal_rows(cluster, index) < below
+
+    await wait_until(small, DEADLINE_S, f"the journal of {cluster.nodes[index].name} is trimmed")
+
+
+async def test_a_dead_node_is_removed_and_refused_when_it_comes_back(tmp_path: Path) -> None:
+    async with nodes(3, tmp_path) as cluster:
+        await write(cluster, 2, "from the dead")
+        await until_has(cluster, 0, "from the dead")
+        await until_has(cluster, 1, "from the dead")
+        status, said = await command(cluster, 0, "remove", "eu-west", "--timeout", "3")
+        assert status == 1, said
+        assert "eu-west is linked with this node" in said
+        await cluster.kill_sidecar(2)
+        for i in range(60):
+            await write(cluster, 0, f"row {i}")
+        await until_has(cluster, 1, "row 59")
+        assert await journal_rows(cluster, 0) >= 30, "kept for the one that is away"
+        status, said = await command(cluster, 0, "remove", "ap-south", "--yes")
+        assert status == 0, said
+        assert "ap-south (node 3) was removed by us-east at" in said
+        assert "told eu-west" in said
+        await until_state(cluster, 1, "ap-south", "removed")
+        assert await state_of(cluster, 0, "ap-south") == "removed"
+        await until_trimmed(cluster, 0, 20)
+        # Quorums count members.
+        [(complete, reached, missing)] = await run(cluster, 0, "SELECT * FROM crdt.sync(1, '10s')")
+        assert (complete, reached, missing) == (True, ["eu-west"], [])
+        [(complete, reached, missing)] = await run(cluster, 1, "SELECT * FROM crdt.barrier(1, '10s')")
+        assert (complete, reached, missing) == (True, ["us-east"], [])
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            await run(cluster, 0, "SELECT * FROM crdt.sync(2, '1s')")
+        clocks = "SELECT hlc FROM crdt_state.clock WHERE node = 3"
+
+        async def equal() -> bool:
+            return await run(cluster, 0, clocks) == await run(cluster, 1, clocks)
+
+        await wait_until(equal, DEADLINE_S, "equal clocks for the dead node")
+        again, said = await command(cluster, 1, "remove", "ap-south")
+        assert again == 0, said
+        assert "nothing to do" in said
+        await cluster.start_sidecar(2)
+
+        async def told() -> bool:
+            there = await peer(cluster, 2, "us-east")
+            return there["state"] == "refused" and "removed by us-east" in there["last_error"]
+
+        await wait_until(told, DEADLINE_S, "the removed node knows")
+
+        async def listed() -> bool:
+            return any("was removed by us-east" in line for line in (await cluster.status(2))["problems"])
+
+        await wait_until(listed, DEADLINE_S, "and says so among its problems")
+        assert "sidecar init" in (await peer(cluster, 2, "us-east"))["last_error"]
+        here = await peer(cluster, 0, "ap-south")
+        assert (here["state"], here["lag_ms"]) == ("removed", None)
+        assert "was removed by us-east" in here["last_error"]
+        await write(cluster, 2, "too late")
+        await write(cluster, 0, "alive")
+        await until_has(cluster, 1, "alive")
+        assert (await run(cluster, 0, "SELECT count(*) FROM posts WHERE id = 'too late'")) == [(0,)]
+        names = "SELECT e.writer FROM crdt.explain('posts', 'from the dead') AS e LIMIT 1"
+        assert await run(cluster, 0, names) == [("ap-south",)]
+
+
+async def test_a_node_leaves_and_nothing_is_kept_for_it(tmp_path: Path) -> None:
+    async with nodes(3, tmp_path) as cluster:
+        await write(cluster, 2, *(f"mine {i}" for i in range(30)))
+        status, said = await command(cluster, 2, "leave")
+        assert status == 0, said
+        assert "ap-south (node 3) left at" in said
+        assert "eu-west, us-east know it" in said
+        leaver = cluster.nodes[2]
+        assert leaver.sidecar_process is not None
+        assert await asyncio.to_thread(leaver.sidecar_process.wait, 10) == 0, "its process ended in order"
+        leaver.sidecar_process = None
+        for index in (0, 1):
+            assert await state_of(cluster, index, "ap-south") == "left"
+            found = {key for (key,) in await run(cluster, index, "SELECT id FROM posts")}
+            assert found == {f"mine {i}" for i in range(30)}
+        assert await run(cluster, 2, "SELECT count(*) FROM pg_replication_slots") == [(0,)]
+        assert await run(cluster, 2, "SELECT count(*) FROM pg_publication") == [(0,)]
+        assert await run(cluster, 2, "SELECT to_regnamespace('crdt_state') IS NULL") == [(True,)]
+        assert await run(cluster, 2, "SELECT relreplident::text FROM pg_class WHERE relname = 'posts'") == [("d",)]
+        assert await run(cluster, 2, "SELECT count(*), crdt.uuidv7() IS NOT NULL FROM posts") == [(30, True)]
+        [(comment,)] = await run(cluster, 2, "SELECT obj_description('posts'::regclass)")
+        assert comment == "@crdt"
+        for i in range(60):
+            await write(cluster, 0, f"row {i}")
+        await until_trimmed(cluster, 0, 20)
+        again, said = await command(cluster, 2, "leave")
+        assert again == 0, said
+        assert "nothing to do" in said
+        ran, said = await command(cluster, 2, "run")
+        assert ran == 2, said
+        assert "has left" in said
+        inited, said = await command(cluster, 2, "init")
+        assert inited == 2, said
+        assert "another id" in said
+        names = "SELECT DISTINCT e.writer FROM crdt.explain('posts', 'mine 1') AS e WHERE e.\"column\" = 'body'"
+        assert await run(cluster, 0, names) == [("ap-south",)]
