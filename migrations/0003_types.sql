@@ -394,3 +394,57 @@ ALTER TABLE crdt_state.conflict
     ADD COLUMN note text,
     ADD COLUMN winner_vector int8[],
     ADD COLUMN loser_vector int8[];
+
+-- crdt.annotate('posts', 'likes', 'pn_counter'): sets the annotation in the column's comment; column NULL or '': the
+-- table's. Annotation NULL removes it, '' gives a bare @crdt. A word that is not known is refused before it is set. Runs with
+-- the caller's rights; returns the new comment.
+CREATE OR REPLACE FUNCTION crdt.annotate("table" regclass, "column" name, annotation text) RETURNS text
+LANGUAGE plpgsql VOLATILE
+AS $function$
+DECLARE
+    words  constant text[] := '{lww_register,mv_register,g_counter,pn_counter,g_set,or_set,aw_set,lww_set,lww_map,'
+                              'max_register,min_register,merge}';
+    rules  constant text[] := '{lww,add_wins,remove_wins}';
+    number int2 := 0;
+    result text;
+    span   int4[];
+    word   text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = "table" AND c.relkind IN ('r', 'p')) THEN
+        RAISE EXCEPTION '% is not a table', "table" USING ERRCODE = 'wrong_object_type';
+    END IF;
+    IF "column" <> '' THEN
+        SELECT a.attnum INTO number FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = "table" AND a.attname = "column" AND a.attnum > 0 AND NOT a.attisdropped;
+        IF number IS NULL THEN
+            RAISE EXCEPTION 'table % has no column %', "table", pg_catalog.quote_ident("column")
+                USING ERRCODE = 'undefined_column';
+        END IF;
+        result := crdt.comment_with_annotation(pg_catalog.col_description("table", number), annotation);
+    ELSE
+        result := crdt.comment_with_annotation(pg_catalog.obj_description("table", 'pg_class'), annotation);
+    END IF;
+    span := crdt.annotation_span(result);
+    word := pg_catalog.btrim(pg_catalog.substring(pg_catalog.substr(result, span[1], span[2]), '\((.*)\)$'), E' \t\r\n');
+    IF annotation IS NOT NULL AND number > 0
+       AND NOT pg_catalog.lower(pg_catalog.substring(word, '^[^\s(]*')) OPERATOR(pg_catalog.=) ANY (words) THEN
+        RAISE EXCEPTION 'unknown annotation @crdt(%) for column % of table %',
+            word, pg_catalog.quote_ident("column"), "table"
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Known words: ' || pg_catalog.array_to_string(words, ', ') || '.';
+    ELSIF annotation IS NOT NULL AND number = 0
+          AND NOT coalesce(pg_catalog.lower(pg_catalog.substring(word, '^[Rr][Oo][Ww]\s*=\s*(.*)$'))
+                           OPERATOR(pg_catalog.=) ANY (rules), false)
+          AND word IS NOT NULL THEN
+        RAISE EXCEPTION 'unknown annotation @crdt(%) for table %', word, "table"
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'A table takes @crdt, or row= with ' || pg_catalog.array_to_string(rules, ', ') || '.';
+    END IF;
+    IF number > 0 THEN
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN %s.%I IS %L', "table", "column", result);
+    ELSE
+        EXECUTE pg_catalog.format('COMMENT ON TABLE %s IS %L', "table", result);
+    END IF;
+    RETURN result;
+END
+$function$;

@@ -32,7 +32,8 @@ CREATE OR REPLACE VIEW crdt.conflicts AS
 
 -- A row as crdt.explain and crdt.siblings are asked for it: its table's id, its text images in table order (NULL when it
 -- is not there), its row state, its counters' sums by column. Nothing when nobody knows the row. Refuses a caller who may
--- not read the table. key: the text of a single-column key, or a JSON object {"column": "text", ...}.
+-- not read the table. key: the text of a single-column key, or a JSON object {"column": "text", ...} as crdt.conflicts has
+-- it. A single key whose own text reads as such an object of its own column's name needs the object around it, too.
 CREATE FUNCTION crdt_state.row_of(relation oid, key text, caller name)
 RETURNS TABLE (table_id int4, key_json jsonb, user_row text[], state jsonb, sums jsonb)
 LANGUAGE plpgsql STABLE
@@ -44,6 +45,7 @@ DECLARE
     columns  record;
     attached int4;
     keys     text[];
+    given    jsonb;
 BEGIN
     SELECT c.oid, c.relowner, c.relrowsecurity, format('%I.%I', n.nspname, c.relname) AS qualified INTO held
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;
@@ -71,15 +73,22 @@ BEGIN
            string_agg(format('t.%I::text', c.column_name), ', ' ORDER BY c.attnum) AS texts
     INTO columns
     FROM crdt_state.replicated_column AS c WHERE c.table_id = attached;
+    IF key ~ '^\s*\{' THEN
+        BEGIN
+            given := key::jsonb;
+        EXCEPTION WHEN invalid_text_representation OR untranslatable_character THEN
+            given := NULL; -- the text of an array, say
+        END;
+    END IF;
+    SELECT array_agg(given ->> k.name ORDER BY k.position) INTO keys
+    FROM unnest(columns.key_names) WITH ORDINALITY AS k (name, position);
     IF array_length(columns.key_names, 1) = 1 THEN
-        keys := ARRAY[key];
-    ELSE
-        SELECT array_agg(key::jsonb ->> k.name ORDER BY k.position) INTO keys
-        FROM unnest(columns.key_names) WITH ORDINALITY AS k (name, position);
-        IF array_position(keys, NULL) IS NOT NULL THEN
-            RAISE EXCEPTION 'the key lacks a column' USING ERRCODE = 'invalid_parameter_value',
-                HINT = format('Give a JSON object with %s.', array_to_string(columns.key_names, ', '));
+        IF keys[1] IS NULL OR given - columns.key_names[1]::text <> '{}' THEN
+            keys := ARRAY[key];
         END IF;
+    ELSIF array_position(keys, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'the key lacks a column' USING ERRCODE = 'invalid_parameter_value',
+            HINT = format('Give a JSON object with %s.', array_to_string(columns.key_names, ', '));
     END IF;
     table_id := attached;
     EXECUTE format('SELECT jsonb_build_object(%s)', columns.key_pairs) INTO key_json USING keys;
@@ -182,6 +191,15 @@ BEGIN
 END
 $function$;
 
+-- The same for a key that is at hand as a number, a uuid, or jsonb out of crdt.conflicts.
+CREATE FUNCTION crdt.explain("table" regclass, key anyelement)
+RETURNS TABLE ("column" name, type text, value text, writer text, written_at timestamptz, dot text,
+               version_vector jsonb, contributions jsonb, true_value numeric,
+               row_alive boolean, row_inserted text, row_written text, row_deleted text,
+               siblings jsonb, elements jsonb, lost jsonb)
+LANGUAGE sql STABLE
+AS $$ SELECT * FROM crdt.explain($1, $2::text) $$;
+
 -- crdt.siblings('carts', '17'[, 'note']): every value of a column that no later write has seen, highest (hlc, node) first; of
 -- all columns that hold one value, or of the one named. A column without concurrent writes has one. shown: what the
 -- column shows (a merge function may show something else than any sibling).
@@ -223,6 +241,12 @@ BEGIN
     ORDER BY c.place, s.hlc DESC, s.node DESC;
 END
 $function$;
+
+-- The same for a key that is at hand as a number, a uuid, or jsonb out of crdt.conflicts.
+CREATE FUNCTION crdt.siblings("table" regclass, key anyelement, only_column name DEFAULT NULL)
+RETURNS TABLE ("column" name, value text, writer text, written_at timestamptz, dot text, shown boolean)
+LANGUAGE sql STABLE
+AS $$ SELECT * FROM crdt.siblings($1, $2::text, $3) $$;
 
 -- What crdt.reassert needs of a conflict: its table and key, and the tombstone of the row. Refuses a caller who may not
 -- read the table; callers have no rights on crdt_state.
