@@ -65,3 +65,31 @@ def element_count(literal: bytes) -> int:
     if elements.count(b'"') + elements.count(b"NULL") == len(elements):
         return len(elements)
     return len(elements) if all(map(_ELEMENT.fullmatch, elements)) else -1
+
+
+class ArrayRuns:
+    """An array literal in the making: bodies (literals without braces) of runs of elements."""
+
+    __slots__ = ("filled", "runs")
+
+    def __init__(self) -> None:
+        self.runs: list[bytes] = []
+        self.filled = False
+
+    def add(self, literal: bytes) -> None:
+        """A run of elements, of which some may be NULL."""
+        self.runs.append(literal[1:-1])
+        self.filled = True
+
+    def repeat(self, element: bytes, count: int) -> None:
+        """So many equal elements, at least one."""
+        self.runs.append((element + b",") * (count - 1) + element)
+        self.filled = True
+
+    def nulls(self, count: int) -> None:
+        """So many NULLs, at least one."""
+        self.runs.append(b"NULL," * (count - 1) + b"NULL")
+
+    def literal(self) -> bytes:
+        """``b""`` when every element is NULL."""
+        return b"{" + b",".join(self.runs) + b"}" if self.filled else b""

@@ -19,7 +19,8 @@ leaves the text image of every replicated column as it was is a TOUCH: it change
 update that changes the key is a delete of the old key and an insert of the new one. Inserts into a held live row and
 updates of a held deleted one come from deferrable primary keys only, see :meth:`Coalescer.delete`.
 
-Tuples are kept as decoded and compared once; :mod:`sidecar.core.columnar` makes the columns of them.
+Tuples are kept as decoded and compared once, those of frequent updates not even decoded before they are needed;
+:mod:`sidecar.core.columnar` makes the columns of them.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from typing import Any
 import msgspec
 
 from sidecar.core.changes import DELETE, INSERT, REPLACE, TOUCH, UPDATE, LocalChanges, truncation
-from sidecar.core.columnar import NO_TUPLE, HeldRow, local_changes
+from sidecar.core.columnar import local_changes
 from sidecar.core.counters import counter_delta
+from sidecar.core.held_row import NO_TUPLE, HeldRow
 from sidecar.core.held_values import elements_replaced, first_values, fold_elements, write_values, written_before
-from sidecar.core.pgoutput import UNCHANGED, TupleData
+from sidecar.core.pgoutput import UNCHANGED, RowReader, TupleData
+from sidecar.core.pgoutput.updates import HEAD_BYTES
 from sidecar.core.relation_plan import ChangedColumns, RelationPlan
 from sidecar.errors import ProtocolError, SchemaError
 
@@ -59,7 +62,18 @@ class Coalescer:
     caller's bounds. A transaction may be taken in parts: a key then occurs again in a later part.
     """
 
-    __slots__ = ("_current", "_hlc", "_open", "_replaced", "_tables", "_xid", "bytes", "rows", "transactions")
+    __slots__ = (
+        "_current",
+        "_hlc",
+        "_open",
+        "_reader",
+        "_replaced",
+        "_tables",
+        "_xid",
+        "bytes",
+        "rows",
+        "transactions",
+    )
 
     def __init__(self) -> None:
         self.rows = 0
@@ -71,6 +85,7 @@ class Coalescer:
         self._hlc = 0
         self._open = False
         self._replaced = False
+        self._reader = RowReader()
 
     def begin(self, xid: int, hlc: int) -> None:
         """Start a transaction; ``hlc`` must be above those of all transactions before it."""
@@ -103,6 +118,8 @@ class Coalescer:
             self.rows += 1
             self.bytes += ROW_OVERHEAD_BYTES + size
             return
+        if row.known is not None:
+            row.cut(self._reader)
         deleted = row.op is DELETE or row.op is REPLACE
         old = row.old if deleted else row.new
         before = row.values if deleted else None
@@ -111,11 +128,64 @@ class Coalescer:
         rows[key] = HeldRow(REPLACE, hlc, self._xid, new, old, None, hlc, before, None, self._grown(row, size))
         self._replaced = True
 
+    def known_update(self, plan: RelationPlan, raw: bytes, offset: int) -> bool:
+        """Take the update from ``offset`` to the end of ``raw`` if it is of a known layout and continues what is held;
+        else it is to be read for :meth:`update`. Ends in the same state as that, but for tuples that are not cut."""
+        start = offset + HEAD_BYTES
+        for known in plan.known:
+            layout = known.layout
+            match = layout.match(raw, start)
+            if match is not None:
+                break
+        else:
+            return False
+        if layout.compared and not layout.fits(match):
+            return False
+        try:
+            rows = self._current[plan]
+        except KeyError:
+            rows = self._rows(plan)
+        key = layout.key_of(match)
+        row = rows.get(key)
+        size = len(raw)
+        if row is None:
+            rows[key] = HeldRow(
+                UPDATE,
+                self._hlc,
+                self._xid,
+                NO_TUPLE,
+                NO_TUPLE,
+                known.changed,
+                None,
+                None,
+                None,
+                size,
+                known,
+                match,
+                match,
+            )
+            self.rows += 1
+            self.bytes += ROW_OVERHEAD_BYTES + size
+            return True
+        last = row.last
+        if row.known is not known or last is None:
+            return False
+        for before, after in known.summed:
+            if last[after] != match[before]:
+                return False
+        row.hlc = self._hlc
+        row.xid = self._xid
+        row.last = match
+        if row.size < 2 * size:
+            row.size = self._grown(row, 2 * size)
+        return True
+
     def update(self, plan: RelationPlan, old: TupleData | None, new: TupleData, size: int = 0) -> None:
         """A changed row, with the whole old row (:class:`SchemaError` without)."""
         if old is None:
             raise _no_old_row(plan)
-        if UNCHANGED in new:
+        whole = UNCHANGED not in new
+        if not whole:
             new = [o if n is UNCHANGED else n for o, n in zip(old, new, strict=False)]
         pattern = bytes(map(ne, old, new))
         try:
@@ -123,7 +193,9 @@ class Coalescer:
         except KeyError:
             changed = plan.learn(pattern)
         if changed.numeric:
-            changed = _without_equal_numbers(plan, changed, pattern, old, new)
+            changed = plan.without_equal_numbers(changed, pattern, old, new)
+        elif whole:
+            plan.know(changed, old, new)
         if changed.key:
             self.delete(plan, old, size)
             self.insert(plan, new, size)
@@ -140,6 +212,8 @@ class Coalescer:
             self.rows += 1
             self.bytes += ROW_OVERHEAD_BYTES + size
             return
+        if row.known is not None:
+            row.cut(self._reader)
         if size > row.size:
             row.size = self._grown(row, size)
         self._update_held(plan, row, changed, old, new)
@@ -198,6 +272,9 @@ class Coalescer:
         if row is None:
             self.rows += 1
             self.bytes += ROW_OVERHEAD_BYTES + size
+        elif row.known is not None:
+            row.cut(self._reader)
+            size = self._grown(row, size)
         elif (row.op is INSERT or row.op is REPLACE) and row.new != old:
             row.op = REPLACE
             row.old = old
@@ -231,6 +308,8 @@ class Coalescer:
         row = self._current.get(plan, _NO_ROWS).get(key)
         if row is None or row.op is DELETE or row.op is TOUCH:
             return False
+        if row.known is not None:
+            row.cut(self._reader)
         if new is None or plan.key_of(new) != key:
             inserted = row.op is REPLACE or (row.op is INSERT and plan.splits)
             return inserted and row.new == old
@@ -309,22 +388,3 @@ def _no_old_row(plan: RelationPlan) -> SchemaError:
         f"{plan.spec.qualified}: a change came without the old row",
         mend="run sidecar init, which sets REPLICA IDENTITY FULL",
     )
-
-
-def _without_equal_numbers(
-    plan: RelationPlan, changed: ChangedColumns, pattern: bytes, old: TupleData, new: TupleData
-) -> ChangedColumns:
-    """Take out numeric counters whose text changed and whose number did not; from and to NULL is a change."""
-    equal = []
-    for i in changed.numeric:
-        position = plan.positions[i]
-        before, after = old[position], new[position]
-        if before is not None and after is not None and not counter_delta(before, after):
-            equal.append(position)
-    if not equal:
-        return changed
-    reduced = bytearray(pattern)
-    for position in equal:
-        reduced[position] = 0
-    key = bytes(reduced)
-    return plan.changes.get(key) or plan.learn(key)

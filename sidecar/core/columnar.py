@@ -11,65 +11,14 @@ from typing import Any
 
 import msgspec
 
-from sidecar.core.arrays import int_array, number_array, text_array
+from sidecar.core.arrays import ArrayRuns, int_array, number_array, text_array
 from sidecar.core.changes import DELETE, INSERT, MASK_BITS, REPLACE, TOUCH, UPDATE, LocalChanges, TableChanges
 from sidecar.core.counters import counter_delta, counter_text
 from sidecar.core.elements import ElementChange
-from sidecar.core.pgoutput import TupleData
-from sidecar.core.relation_plan import ChangedColumns, RelationPlan
+from sidecar.core.held_row import HeldRow
+from sidecar.core.pgoutput import Match, TupleData
+from sidecar.core.relation_plan import KnownUpdate, RelationPlan
 from sidecar.errors import SchemaError
-
-
-class HeldRow(msgspec.Struct, gc=False, eq=False):
-    """The entry of one row.
-
-    ``new``: the row as it is now (INSERT, REPLACE, UPDATE, TOUCH). ``old``: the row as the delete saw it (DELETE,
-    REPLACE), or before the update (UPDATE). ``changed`` is set for an UPDATE by one transaction, or by several that are
-    like one; otherwise ``values`` holds column index -> new text, delta or :class:`ElementChange`. In an INSERT or
-    REPLACE ``values`` holds the changes of sets and maps that are not just those of the insert, and counter deltas that
-    the delete swallowed. ``hlcs`` holds column index -> hlc of its last write where that is not known from ``inserted``
-    (INSERT, REPLACE) or ``hlc`` (UPDATE with ``changed``). ``size``: bytes of the largest message so far, as counted by
-    the coalescer.
-    """
-
-    op: bytes
-    hlc: int
-    xid: int
-    new: TupleData
-    old: TupleData
-    changed: ChangedColumns | None = None
-    inserted: int | None = None
-    values: dict[int, Any] | None = None
-    hlcs: dict[int, int] | None = None
-    size: int = 0
-
-
-NO_TUPLE: TupleData = []
-
-
-class _Column:
-    """An array literal in the making: bodies (literals without braces) of runs of rows."""
-
-    __slots__ = ("filled", "runs")
-
-    def __init__(self) -> None:
-        self.runs: list[bytes] = []
-        self.filled = False
-
-    def add(self, literal: bytes) -> None:
-        self.runs.append(literal[1:-1])
-        self.filled = True
-
-    def repeat(self, element: bytes, count: int) -> None:
-        self.runs.append((element + b",") * (count - 1) + element)
-        self.filled = True
-
-    def nulls(self, count: int) -> None:
-        self.runs.append(b"NULL," * (count - 1) + b"NULL")
-
-    def literal(self) -> bytes:
-        """``b""`` when every row is NULL."""
-        return b"{" + b",".join(self.runs) + b"}" if self.filled else b""
 
 
 class _Table:
@@ -80,22 +29,29 @@ class _Table:
         self.carried = carried
         self.bits = {i: divmod(slot, MASK_BITS) for slot, i in enumerate(carried)}
         self.rows = 0
-        self.ops, self.hlcs, self.inserted, self.xids, self.images = (_Column() for _ in range(5))
-        self.keys = [_Column() for _ in plan.key_positions]
-        self.masks = [_Column() for _ in range(-(-len(carried) // MASK_BITS))]
-        self.values = [_Column() for _ in carried]
-        self.late = [_Column() for _ in carried]
-        self.old_images = [_Column() for _ in carried]
-        self.undone = {slot: _Column() for slot, i in enumerate(carried) if i in plan.elements}
+        self.ops, self.hlcs, self.inserted, self.xids, self.images = (ArrayRuns() for _ in range(5))
+        self.keys = [ArrayRuns() for _ in plan.key_positions]
+        self.masks = [ArrayRuns() for _ in range(-(-len(carried) // MASK_BITS))]
+        self.values = [ArrayRuns() for _ in carried]
+        self.late = [ArrayRuns() for _ in carried]
+        self.old_images = [ArrayRuns() for _ in carried]
+        self.undone = {slot: ArrayRuns() for slot, i in enumerate(carried) if i in plan.elements}
 
     def rows_in(self, rows: Sequence[HeldRow], tuples: Sequence[TupleData], assigned: Sequence[int]) -> None:
-        """What every group has: ops, versions, xids, keys (from ``tuples``) and the masks of its columns."""
+        """What every group has: versions, xids, keys (from ``tuples``) and the masks of its columns."""
+        keys = [[values[position] for values in tuples] for position in self.plan.key_positions]
+        self.keyed_rows_in(rows, keys, assigned)
+
+    def keyed_rows_in(
+        self, rows: Sequence[HeldRow], keys: Iterable[Sequence[bytes | None]], assigned: Sequence[int]
+    ) -> None:
+        """The same with the values of each column of the key."""
         count = len(rows)
         self.rows += count
         self.hlcs.add(number_array([row.hlc for row in rows]))
         self.xids.add(number_array([row.xid for row in rows]))
-        for column, position in zip(self.keys, self.plan.key_positions, strict=True):
-            column.add(text_array([values[position] for values in tuples]))
+        for column, values in zip(self.keys, keys, strict=True):
+            column.add(text_array(values))
         words = [0] * len(self.masks)
         for i in assigned:
             word, bit = self.bits[i]
@@ -145,7 +101,11 @@ def local_changes(plan: RelationPlan, rows: Iterable[HeldRow]) -> LocalChanges:
     for columns, members in _by_columns(deleted).items():
         _add_deleted(table, members, columns)
     for changed, members in groups.items():
-        _add_updated(table, members, changed.columns)
+        for known, alike in _by_layout(members).items():
+            if known is None:
+                _add_updated(table, alike, changed.columns)
+            else:
+                _add_known(table, alike, known)
     for columns, members in _by_columns(merged).items():
         _add_merged(table, members, columns)
     shipped = table.changes() if table.rows else None
@@ -167,6 +127,18 @@ def _by_columns(rows: Iterable[HeldRow]) -> dict[tuple[int, ...], list[HeldRow]]
     groups: dict[tuple[int, ...], list[HeldRow]] = {}
     for row in rows:
         groups.setdefault(tuple(sorted(row.values or ())), []).append(row)
+    return groups
+
+
+def _by_layout(rows: Iterable[HeldRow]) -> dict[KnownUpdate | None, list[HeldRow]]:
+    """Rows grouped by how their tuples are read."""
+    groups: dict[KnownUpdate | None, list[HeldRow]] = {}
+    for row in rows:
+        known = row.known
+        try:
+            groups[known].append(row)
+        except KeyError:
+            groups[known] = [row]
     return groups
 
 
@@ -251,7 +223,7 @@ def _old_counter(row: HeldRow, column: int, position: int) -> bytes | None:
     return counter_text(counter_delta(counter_text(swallowed), value))
 
 
-def _add_late(column: _Column, rows: list[HeldRow], i: int) -> None:
+def _add_late(column: ArrayRuns, rows: list[HeldRow], i: int) -> None:
     """The hlcs of the last writes to the column (index ``i``) where they are not the rows'."""
     own = [row.inserted if row.hlcs is None else row.hlcs.get(i, row.inserted) for row in rows]
     late = [None if hlc == row.hlc else hlc for hlc, row in zip(own, rows, strict=True)]
@@ -261,7 +233,7 @@ def _add_late(column: _Column, rows: list[HeldRow], i: int) -> None:
         column.add(number_array(late))
 
 
-def _add_sparse(column: _Column, values: Sequence[bytes | None] | None, count: int) -> None:
+def _add_sparse(column: ArrayRuns, values: Sequence[bytes | None] | None, count: int) -> None:
     if values is None or values.count(None) == count:
         column.nulls(count)
     else:
@@ -326,6 +298,33 @@ def _add_updated(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -
             table.values[slot].add(int_array(deltas))
         else:
             table.values[slot].add(text_array([values[position] for values in tuples]))
+
+
+def _add_known(table: _Table, rows: list[HeldRow], known: KnownUpdate) -> None:
+    """The same of messages with a known layout; there are registers and integer counters only."""
+    plan, count, columns = table.plan, len(rows), known.changed.columns
+    specs, layout = plan.spec.columns, known.layout
+    last = [row.last for row in rows if row.last is not None]
+    table.keyed_rows_in(rows, [_texts(last, group) for group in layout.keys], columns)
+    _no_delete(table, UPDATE, count)
+    for slot, i in enumerate(table.carried):
+        table.late[slot].nulls(count)
+        if i not in columns:
+            _add_unassigned(table, slot, count)
+            continue
+        new = _texts(last, layout.new[plan.positions[i]])
+        if specs[i].is_counter:
+            first = [row.first for row in rows if row.first is not None]
+            old = _texts(first, layout.old[plan.positions[i]])
+            deltas = [counter_text(counter_delta(*pair)) for pair in zip(old, new, strict=True)]
+            table.values[slot].add(int_array(deltas))
+        else:
+            table.values[slot].add(text_array(new))
+
+
+def _texts(matches: Sequence[Match], group: int) -> list[bytes | None]:
+    """The texts of a group, of which 0 stands for NULL."""
+    return [match[group] for match in matches] if group else [None] * len(matches)
 
 
 def _add_merged(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.core.changes import DELETE, TOUCH, UPDATE
-from sidecar.core.columnar import HeldRow, element_change
+from sidecar.core.columnar import element_change
 from sidecar.core.counters import counter_delta, counter_sum
+from sidecar.core.held_row import HeldRow
 from sidecar.core.pgoutput import TupleData
 from sidecar.core.relation_plan import ChangedColumns, RelationPlan
 

@@ -8,6 +8,7 @@ from itertools import chain
 from sidecar.core.catalog import TableSpec
 from sidecar.core.coalesce import Coalescer, RelationPlan
 from sidecar.core.pgoutput import (
+    MESSAGE_BYTES_MAX,
     XLOG_HEADER_BYTES,
     Begin,
     Commit,
@@ -152,8 +153,10 @@ class Intake:
         size = len(raw)
         if plan is None or (size > self._row_bytes_max and self._too_large(plan, raw)):
             return True
-        old, new = self._reader.read(raw, XLOG_HEADER_BYTES)
         held = self.held
+        if kind == _UPDATE and size <= MESSAGE_BYTES_MAX and held.known_update(plan, raw, XLOG_HEADER_BYTES):
+            return True
+        old, new = self._reader.read(raw, XLOG_HEADER_BYTES)
         if kind == _INSERT:
             assert new is not None, "an insert has a new row"
             held.insert(plan, new, size)

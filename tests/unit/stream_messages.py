@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from sidecar.core.pgoutput import POSTGRES_EPOCH_UNIX_US, TupleData
+from sidecar.core.pgoutput import POSTGRES_EPOCH_UNIX_US, UNCHANGED, TupleData
 
 RELATION_OID = 77
 
@@ -19,8 +19,13 @@ def relation(*columns: str, schema: str = "public", name: str = "doc") -> bytes:
 
 
 def tuple_data(values: TupleData) -> bytes:
-    texts = (b"n" if value is None else b"t" + struct.pack(">I", len(value)) + value for value in values)
-    return struct.pack(">H", len(values)) + b"".join(texts)
+    out = struct.pack(">H", len(values))
+    for value in values:
+        if value is None or value is UNCHANGED:
+            out += b"n" if value is None else b"u"
+        else:
+            out += b"t" + struct.pack(">I", len(value)) + value
+    return out
 
 
 def begin(number: int, committed_ms: int) -> bytes:

@@ -52,13 +52,14 @@ class Writer:
     def __init__(self, transactions: int) -> None:
         self.sets: list[tuple[int, int]] = []
         self.missing = transactions
+        self.put_aside: list[Any] = []
         self.done = asyncio.Event()
 
     @asynccontextmanager
     async def change_set(self) -> AsyncIterator[None]:
         yield
 
-    async def write_part(self, header: Any, changes: Any, specs: Any) -> tuple[Any, list[int]]:
+    async def write_part(self, header: Any, *rest: Any, **isolation: Any) -> tuple[Any, list[int]]:
         self.sets.append((header.transactions, header.rows))
         self.missing -= header.transactions
         if not self.missing:

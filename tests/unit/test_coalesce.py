@@ -6,8 +6,10 @@ import json
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
+import stream_messages as raw
 from array_literals import parse_array
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +17,8 @@ from hypothesis import strategies as st
 from sidecar.core.catalog import ColumnSpec, TableSpec
 from sidecar.core.changes import MASK_BITS, LocalChanges, TableChanges
 from sidecar.core.coalesce import ROW_OVERHEAD_BYTES, Coalescer, RelationPlan
-from sidecar.core.pgoutput import UNCHANGED, Relation, RelationColumn
-from sidecar.core.relation_plan import PATTERNS_MAX
+from sidecar.core.pgoutput import UNCHANGED, XLOG_HEADER_BYTES, Relation, RelationColumn, TupleData
+from sidecar.core.relation_plan import KNOWN_MAX, LEARN_EVERY, LEARN_EVERY_MAX, PATTERNS_MAX
 from sidecar.errors import ProtocolError, SchemaError
 
 Value = bytes | None
@@ -239,6 +241,7 @@ KEYS = st.sampled_from(ALL_KEYS)
 @given(st.data())
 def test_coalescing_is_a_function_of_each_rows_operations(data: st.DataObject) -> None:
     plan = RelationPlan.build(relation_of(*ORDER), SPEC)
+    plan.learn_every = data.draw(st.sampled_from([1, 2, 1000]))
     coalescer = Coalescer()
     events: dict[tuple[Value, ...], list[Event]] = {}
     rows: dict[tuple[Value, ...], Row] = {}
@@ -285,12 +288,13 @@ def test_coalescing_is_a_function_of_each_rows_operations(data: st.DataObject) -
             kept = data.draw(st.sets(st.sampled_from(list(VALUES))))
             new = fresh | {n: old[n] for n in kept}
             toasted = data.draw(st.sets(st.sampled_from(["body", "title", "extra"])))
-            wire_new = [
+            wire_new: TupleData = [
                 UNCHANGED if n in toasted and new[n] == old[n] and new[n] is not None else new[n] for n in ORDER
             ]
-            if coalescer.must_split(plan, wire_old, wire_new):
-                take()
-            coalescer.update(plan, wire_old, wire_new)
+            if not coalescer.known_update(plan, raw.update(wire_old, wire_new), XLOG_HEADER_BYTES):
+                if coalescer.must_split(plan, wire_old, wire_new):
+                    take()
+                coalescer.update(plan, wire_old, wire_new)
             del rows[key]
             rows[target] = new
             if target == key:
@@ -588,3 +592,80 @@ def test_no_row_passes_a_truncate_of_its_table() -> None:
         (2, b"{I}", b"{7}"),
         (1, b"{I}", b"{7}"),
     ]
+
+
+def known_or_read(coalescer: Coalescer, plan: RelationPlan, old: TupleData, new: TupleData) -> bool:
+    """Take an update as capture does; whether its layout was known."""
+    message = raw.update(old, new)
+    known = coalescer.known_update(plan, message, XLOG_HEADER_BYTES)
+    if not known:
+        coalescer.update(plan, old, new, len(message))
+    return known
+
+
+def test_frequent_updates_are_not_cut_before_they_are_needed() -> None:
+    plan, coalescer = simple_plan(), Coalescer()
+    known = 0
+    for i in range(LEARN_EVERY + 10):
+        coalescer.begin(i, i + 1)
+        known += known_or_read(coalescer, plan, [b"%d" % i, b"a", b"7"], [b"%d" % i, b"a", b"9"])
+        coalescer.commit()
+    assert known == 10
+    for i in range(10):  # a row is held with its first and its last message
+        coalescer.begin(i, 100 + i)
+        known += known_or_read(coalescer, plan, [b"20", b"a", b"%d" % (9 + 2 * i)], [b"20", b"a", b"%d" % (11 + 2 * i)])
+        coalescer.commit()
+    assert known == 20
+    size = len(raw.update([b"20", b"a", b"27"], [b"20", b"a", b"29"]))
+    assert coalescer.bytes <= (LEARN_EVERY + 10) * (ROW_OVERHEAD_BYTES + size) + size
+    (local,) = coalescer.take()
+    entries = dict(zip(parse_array(local.changes.keys[0]), parse_array(local.changes.values[0]), strict=True))
+    assert entries == {b"%d" % i: b"2" for i in range(LEARN_EVERY + 10)} | {b"20": b"22"}
+    assert b"109" in local.changes.hlcs
+
+
+def test_a_counter_that_a_merge_moved_in_between_is_summed_by_its_deltas() -> None:
+    plan, coalescer = simple_plan(), Coalescer()
+    plan.learn_every = 1
+    for i, (key, before, after) in enumerate([(2, 0, 5), (1, 1, 2), (1, 1, 2), (1, 10, 12), (1, 12, 15)]):
+        coalescer.begin(i, i + 1)
+        known_or_read(coalescer, plan, [b"%d" % key, b"a", b"%d" % before], [b"%d" % key, b"a", b"%d" % after])
+        coalescer.commit()
+    (local,) = coalescer.take()
+    assert sorted(parse_array(local.changes.values[0])) == [b"5", b"7"]
+
+
+def test_an_application_with_many_kinds_of_updates_does_not_learn_all_the_time() -> None:
+    columns = tuple(column(f"c{i}", i + 2) for i in range(12))
+    spec = TableSpec(1, "public", "t", (column("id", 1, "bigint"),), columns)
+    plan = RelationPlan.build(relation_of("id", *(c.name for c in columns)), spec)
+    coalescer = one_transaction(Coalescer())
+    old: TupleData = [b"1", *[b"a"] * len(columns)]
+    learned: list[Any] = []
+    for i in range(1, 1 << len(columns)):
+        new = [b"1", *(b"b" if i >> bit & 1 else b"a" for bit in range(len(columns)))]
+        known_or_read(coalescer, plan, old, new)
+        assert len(plan.known) <= KNOWN_MAX
+        learned += [known for known in plan.known if known not in learned]
+    assert 4 * LEARN_EVERY < plan.learn_every <= LEARN_EVERY_MAX
+    assert len(learned) < (1 << len(columns)) / LEARN_EVERY / 4
+
+
+def test_what_cannot_be_said_by_first_and_last_values_is_never_known() -> None:
+    plan, coalescer = RelationPlan.build(relation_of(*ORDER), SPEC), Coalescer()
+    plan.learn_every = 1
+    row: dict[str, Value] = dict.fromkeys(ORDER, b"1")
+    for changes in ({"price": b"2"}, {"extra": b"x"}, {}, {"region": b"us"}, {"body": b"y", "price": b"3"}):
+        new = row | changes
+        for _ in range(3):
+            coalescer.begin(1, 1)
+            known_or_read(coalescer, plan, [row[n] for n in ORDER], [new[n] for n in ORDER])
+            coalescer.commit()
+            coalescer.take()
+        assert not plan.known, changes
+    growing = TableSpec(1, "public", "t", SIMPLE.key, (column("body", 2), column("n", 3, "bigint", "g_counter")))
+    plan = RelationPlan.build(relation_of("id", "body", "n"), growing)
+    plan.learn_every = 1
+    coalescer.begin(2, 2)
+    known_or_read(coalescer, plan, [b"1", b"a", b"5"], [b"1", b"a", b"6"])
+    assert not plan.known, "it may turn, and the change set ends before that"

@@ -20,7 +20,7 @@ from sidecar.core.pgoutput.messages import (
     Update,
     unix_ms,
 )
-from sidecar.core.pgoutput.rows import RowReader
+from sidecar.core.pgoutput.rows import MESSAGE_BYTES_MAX, RowReader
 from sidecar.core.pgoutput.stream import (
     KEEPALIVE,
     XLOG_DATA,
@@ -30,10 +30,12 @@ from sidecar.core.pgoutput.stream import (
     decode_stream,
     status_update,
 )
+from sidecar.core.pgoutput.updates import Match, UpdateLayout, update_layout
 
 __all__ = [
     "INVALID_LSN",
     "KEEPALIVE",
+    "MESSAGE_BYTES_MAX",
     "POSTGRES_EPOCH_UNIX_US",
     "UNCHANGED",
     "XLOG_DATA",
@@ -44,6 +46,7 @@ __all__ = [
     "Delete",
     "Insert",
     "Keepalive",
+    "Match",
     "Message",
     "Origin",
     "Relation",
@@ -53,6 +56,7 @@ __all__ = [
     "TupleData",
     "Type",
     "Update",
+    "UpdateLayout",
     "XLogData",
     "decode",
     "decode_stream",
@@ -61,4 +65,5 @@ __all__ = [
     "show_lsn",
     "status_update",
     "unix_ms",
+    "update_layout",
 ]
