@@ -102,6 +102,22 @@ async def test_a_sum_beyond_the_type_saturates_and_comes_back(nodes: list[Harnes
     assert await shown(nodes, "small, price::text") == (32300, "997.99")
 
 
+@pytest.mark.parametrize("writers", [2, 3])
+async def test_the_record_of_a_sum_that_saturates_is_the_same_on_every_node(
+    nodes: list[HarnessNode], writers: int
+) -> None:
+    """Another write is the last to come on each node; the sum that cannot be shown is the same."""
+    for number, node in enumerate(nodes[:writers]):
+        await write(node, f"UPDATE stock SET small = small + {700 + number} WHERE id = 1")
+    assert await shown(nodes, "small") == (32767,)
+    total = 32000 + sum(700 + number for number in range(writers))
+    query = f"""SELECT id::text, winner_node, winner_hlc, winner_value, winner_vector, loser_node, loser_hlc,
+                       loser_value, loser_vector FROM crdt_state.conflict WHERE kind = 'saturated' AND loser_value = '{total}'"""
+    records = [await node.rows(query) for node in nodes]
+    assert [len(found) for found in records] == [1, 1, 1]
+    assert records[0] == records[1] == records[2]
+
+
 async def test_a_saturated_counter_goes_on_from_the_true_sum_when_written_locally(nodes: list[HarnessNode]) -> None:
     a, b, _ = nodes
     await write(a, "UPDATE stock SET small = 32767 WHERE id = 1")

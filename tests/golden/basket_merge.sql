@@ -316,19 +316,19 @@ WITH g AS (
     INSERT INTO crdt_state.counter_3 AS c (k_1, attnum, node, increased, decreased) SELECT p.k_1, v.attnum, p.origin::int2, greatest(v.delta, 0), greatest(-v.delta, 0) FROM p, LATERAL (VALUES (11, CASE WHEN p.a_11 THEN p.d_11 ELSE 0 END, false)) AS v(attnum, delta, written) WHERE (v.delta <> 0 OR v.written AND p.op = 'U') AND p.act <> 'M' AND (SELECT clean AND staged > 0 FROM go) ON CONFLICT (k_1, attnum, node) DO UPDATE SET increased = c.increased + excluded.increased, decreased = c.decreased + excluded.decreased
 ), conflicts AS (
     INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, kind, winner_node, winner_hlc, winner_value, winner_vector, loser_node, loser_hlc, loser_value, loser_vector)
-    SELECT (SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid FROM (SELECT md5(concat_ws(E'\x01', 'shop.basket', jsonb_build_object('id', p.k_1::text)::text, c.name, CASE WHEN c.name IS NULL THEN 'row' ELSE c.kind END, coalesce(NULL, ''), least(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || p.origin, c.here_hlc || '.' || c.here_node)))) AS d(md5)), 3, jsonb_build_object('id', p.k_1::text),
+    SELECT (SELECT (lpad(to_hex(greatest(c.hlc, c.here_hlc) >> 16), 12, '0') || '7' || substr(d.md5, 1, 3) || '8' || substr(d.md5, 4, 15))::uuid FROM (SELECT md5(concat_ws(E'\x01', 'shop.basket', jsonb_build_object('id', p.k_1::text)::text, c.name, CASE WHEN c.name IS NULL THEN 'row' ELSE c.kind END, coalesce(CASE WHEN c.kind = 'saturated' THEN c.value END, ''), least(c.hlc || '.' || CASE WHEN c.kind = 'saturated' THEN c.here_node ELSE p.origin END, c.here_hlc || '.' || c.here_node), greatest(c.hlc || '.' || CASE WHEN c.kind = 'saturated' THEN c.here_node ELSE p.origin END, c.here_hlc || '.' || c.here_node)))) AS d(md5)), 3, jsonb_build_object('id', p.k_1::text),
       c.name, c.rule, c.kind,
-      CASE WHEN c.wins THEN p.origin ELSE c.here_node END,
+      CASE WHEN c.wins THEN CASE WHEN c.kind = 'saturated' THEN c.here_node ELSE p.origin END ELSE c.here_node END,
       CASE WHEN c.wins THEN c.hlc ELSE c.here_hlc END,
       CASE WHEN c.wins THEN c.value ELSE c.here_value END,
-      CASE WHEN c.wins THEN crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) ELSE array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) END,
-      CASE WHEN c.wins THEN c.here_node ELSE p.origin END,
+      CASE WHEN c.wins THEN CASE WHEN c.kind <> 'saturated' THEN crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) END ELSE array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) END,
+      CASE WHEN c.wins THEN c.here_node ELSE CASE WHEN c.kind = 'saturated' THEN c.here_node ELSE p.origin END END,
       CASE WHEN c.wins THEN c.here_hlc ELSE c.hlc END,
       CASE WHEN c.wins THEN c.here_value ELSE c.value END,
-      CASE WHEN c.wins THEN array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) ELSE crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) END
+      CASE WHEN c.wins THEN array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector) ELSE CASE WHEN c.kind <> 'saturated' THEN crdt_state.seen_by(p.origin, c.hlc, ARRAY(SELECT unnest(($2::int8[])[p.member:p.member]))) END END
     FROM p LEFT JOIN crdt_state.row_3 AS s ON s.ctid = p.s_ctid
     LEFT JOIN "shop"."basket" AS t ON t.ctid = p.t_ctid,
-    LATERAL (VALUES ('hits', 'pn_counter', 'saturated', (p.a_11 AND p.alive AND p.true_11 <> least(greatest(p.true_11, -2147483648), 2147483647)::integer), false, p.hlc, p.true_11::text, p.hlc, p.origin::int2, (least(greatest(p.true_11, -2147483648), 2147483647)::integer)::text, NULL::int8[]),
+    LATERAL (VALUES ('hits', 'pn_counter', 'saturated', (p.a_11 AND p.alive AND p.true_11 <> least(greatest(p.true_11, -2147483648), 2147483647)::integer), false, p.live_hlc, p.true_11::text, p.live_hlc, p.live_node::int2, (least(greatest(p.true_11, -2147483648), 2147483647)::integer)::text, NULL::int8[]),
       (NULL, 'row=lww', CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op = 'D', NOT p.alive, p.hlc, 'deleted', s.live_hlc, s.live_node, 'written', NULL::int8[]),
       (NULL, 'row=lww', CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END END, p.conf_row AND p.op <> 'D', p.alive, p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted', NULL::int8[]))
       AS c(name, rule, kind, conflict, wins, hlc, value, here_hlc, here_node, here_value, here_vector)

@@ -36,15 +36,21 @@ def conflict_insert(
         )
     key = row_key_json(spec, "p")
     context = f"ARRAY(SELECT unnest(({contexts})[p.member:p.member]))"
-    sides = ("p.origin", "c.hlc"), ("c.here_node", "c.here_hlc")
+    # A sum that cannot be shown is not between two writes: of several, another one comes last on each node. Its record
+    # goes by the row's latest write and the sum itself.
+    origin = "CASE WHEN c.kind = 'saturated' THEN c.here_node ELSE p.origin END" if counted else "p.origin"
+    total = "CASE WHEN c.kind = 'saturated' THEN c.value END" if counted else "NULL"
+    sides = (origin, "c.hlc"), ("c.here_node", "c.here_hlc")
     # A row's kind tells what happened on this node; the conflict is the same one everywhere.
     of_what = "CASE WHEN c.name IS NULL THEN 'row' ELSE c.kind END"
     pairs = [
-        ("p.origin", "c.here_node"),
+        (origin, "c.here_node"),
         ("c.hlc", "c.here_hlc"),
         ("c.value", "c.here_value"),
         (
-            f"crdt_state.seen_by(p.origin, c.hlc, {context})",
+            f"CASE WHEN c.kind <> 'saturated' THEN crdt_state.seen_by(p.origin, c.hlc, {context}) END"
+            if counted
+            else f"crdt_state.seen_by(p.origin, c.hlc, {context})",
             "array_cat(ARRAY[c.here_node::int8, c.here_hlc], c.here_vector)",
         ),
     ]
@@ -54,7 +60,7 @@ def conflict_insert(
     return (
         "INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, rule, kind, winner_node, winner_hlc,"
         " winner_value, winner_vector, loser_node, loser_hlc, loser_value, loser_vector)\n"
-        f"    SELECT {conflict_id(spec, key, 'c.name', of_what, 'NULL', *sides)}, {spec.table_id}, {key},\n"
+        f"    SELECT {conflict_id(spec, key, 'c.name', of_what, total, *sides)}, {spec.table_id}, {key},\n"
         f"      c.name, c.rule, c.kind,\n      {picked}\n"
         f"    FROM p LEFT JOIN {row_table(spec)} AS s ON s.ctid = p.s_ctid\n"
         f"    LEFT JOIN {qualified_user_table(spec)} AS t ON t.ctid = p.t_ctid,\n"

@@ -154,11 +154,13 @@ def saturated(column: ColumnSpec, row: str) -> str:
 
 
 def conflict_row(column: ColumnSpec) -> str:
-    """As :func:`.registers.conflict_row`: the true sum loses against the limit that is shown."""
+    """As :func:`.registers.conflict_row`: the true sum loses against the limit that is shown, both as of the row's
+    latest write."""
     n = column.attnum
     return (
         f"({quote_literal(column.name)}, {quote_literal(column.crdt)}, 'saturated', {saturated(column, 'p')}, false,"
-        f" p.hlc, p.true_{n}::text, p.hlc, p.origin::int2, ({shown(column, f'p.true_{n}')})::text, NULL::int8[])"
+        f" p.live_hlc, p.true_{n}::text, p.live_hlc, p.live_node::int2, ({shown(column, f'p.true_{n}')})::text,"
+        " NULL::int8[])"
     )
 
 
