@@ -33,6 +33,7 @@ from sidecar.postgres.join_copy import Piece, PieceCopier, is_empty, pieces
 from sidecar.postgres.join_source import LOCK_TIMEOUT, JoinSource, Snapshot
 from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
+from sidecar.postgres.membership import MembershipStore
 from sidecar.postgres.problem import errors
 from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.session import Session
@@ -221,6 +222,7 @@ class _Joining:
     async def run(self) -> None:
         """All of it."""
         state, session = self._here.state, self._here.session
+        await MembershipStore(JournalReader(session)).copy(self._source, state.node_id)
         self._report("telling the peers", 0, 0, ROWS)
         await self._peers.known()
         self._report("waiting for the other node's capture", 0, 0, ROWS)

@@ -115,7 +115,8 @@ class Leaving:
                     behind[name] = f"{name} takes this node for departed: {self._mesh.states[name].last_error}"
             elif name not in linked:
                 if patient:
-                    behind[name] = f"{name} is not linked{self._lacks(peer)}"
+                    lacks = self._lacks(peer)
+                    behind[name] = f"{name} is not linked" + (f" and{lacks}" if lacks else "")
             elif links.acknowledged_hlc.get(peer, 0) < self._state.journal_end:
                 behind[name] = f"{name}{self._lacks(peer) or ' has not acknowledged everything'}"
             elif links.policy.any and not links.have_merged([name], ends):

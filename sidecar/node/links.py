@@ -19,6 +19,7 @@ from sidecar.node.members import MemberList
 from sidecar.node.relay import RelayPolicy, Route
 from sidecar.node.ship import Shipper, Tail, ship
 from sidecar.node.state import NodeState
+from sidecar.node.table_differences import differences
 from sidecar.peers.link import Link
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.relay import RelayStore
@@ -26,9 +27,6 @@ from sidecar.postgres.relay import RelayStore
 BELOW_TOLD_S = 30.0
 """A peer that lacks what this journal no longer holds of another node is told of after so long: it mostly gets it from
 somebody else, as fast as its links allow."""
-
-TABLES_NAMED_MAX = 20
-"""Tables of either kind named in the line about a peer's tables: a Hello may name thousands that are not here."""
 
 
 @dataclass(slots=True)
@@ -196,15 +194,7 @@ class NodeLinks:
             self._compare(hello)
 
     def _compare(self, hello: Hello) -> None:
-        own = self._state.fingerprints()
-        differing = [name for name, value in hello.fingerprints.items() if own.get(name, value) != value]
-        missing = [name for name in hello.fingerprints if name not in own]
-        lines = [f"table {name} differs from that on {hello.node_name}" for name in differing[:TABLES_NAMED_MAX]]
-        lines += [f"table {name} of {hello.node_name} is not replicated here" for name in missing[:TABLES_NAMED_MAX]]
-        unsaid = len(differing) + len(missing) - len(lines)
-        lines += [f"and {unsaid} more"] if unsaid else []
-        mend = "; make columns and annotations equal" if lines else ""
-        self._state.problem(f"tables {hello.node_name}", "; ".join(lines) + mend if lines else None)
+        self._state.problem(f"tables {hello.node_name}", differences(self._state.fingerprints(), hello))
 
     async def receive(self, link: Link, part: ChangeSetPart) -> None:
         """Queue a part for the merge loop; without relay a peer may only send its own changes."""
@@ -257,7 +247,9 @@ class NodeLinks:
         """The peer takes other nodes' change sets, and names the nodes it knows."""
         fresh = {node: name for node, name in relay.names.items() if self.name_of(node) is None}
         self.far_names.update(fresh)
-        entry = self._open[link.peer_id]
+        entry = self._open.get(link.peer_id)
+        if entry is None:
+            return  # a node that is no longer a member, whose link is ending
         if self.policy.relays(link.peer_name):
             self.peer_clocks.setdefault(link.peer_id, entry.route.known)
             entry.route.open(self.policy.origins(link.peer_name), relay.origins)
@@ -314,8 +306,7 @@ class NodeLinks:
 
     def dismiss(self, departure: Departure) -> None:
         """A node is no longer a member: nothing is kept for it or told of it, and its link ends."""
-        node, name = departure.node, departure.name
-        entry = self._open.get(node)
+        node, name, entry = departure.node, departure.name, self._open.get(departure.node)
         self._give_up(node)
         for known in (self.names, self.acknowledged_hlc, self.peer_clocks, self._hellos, self._below_since):
             known.pop(node, None)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from sidecar.core.membership import told
 from sidecar.core.wire.messages import Departure
+from sidecar.errors import ConfigurationError
+from sidecar.postgres.join_source import JoinSource
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.statements import load
 
@@ -24,6 +28,21 @@ class Request:
     left_s: float
 
 
+def _departure(row: tuple[Any, ...]) -> Departure:
+    """A row of ``read_departed``."""
+    node, name, kind, at_ms, by, holder, change_hlc, hlc = row
+    return Departure(
+        node=node,
+        name=name,
+        kind="removed" if kind == "removed" else "left",
+        at_ms=at_ms,
+        by=by,
+        holder=holder,
+        change_hlc=change_hlc,
+        hlc=hlc,
+    )
+
+
 class MembershipStore:
     """On the reader's session."""
 
@@ -33,24 +52,18 @@ class MembershipStore:
 
     async def departed(self) -> tuple[dict[int, Departure], frozenset[int]]:
         """All departures by id, and of which nodes no other node may know yet: this one, while it leaves."""
-        found = {}
-        unsaid = set()
-        for row in await self._reader.fetch(self._sql["read_departed"]):
-            node, name, kind, *numbers = row
-            if kind == LEAVING:
-                unsaid.add(node)
-            at_ms, by, holder, change_hlc, hlc = numbers
-            found[node] = Departure(
-                node=node,
-                name=name,
-                kind="removed" if kind == "removed" else "left",
-                at_ms=at_ms,
-                by=by,
-                holder=holder,
-                change_hlc=change_hlc,
-                hlc=hlc,
-            )
-        return found, frozenset(unsaid)
+        rows = await self._reader.fetch(self._sql["read_departed"])
+        unsaid = frozenset(row["id"] for row in rows if row["departed"] == LEAVING)
+        return {row["id"]: _departure(tuple(row)) for row in rows}, unsaid
+
+    async def copy(self, source: JoinSource, own_id: int) -> None:
+        """Write down what another node knows; :class:`ConfigurationError` when this node's id is that of a departed
+        one. What that node does not know yet comes with the links."""
+        found = [_departure(row) for row in await source.fetch(self._sql["read_departed"]) if row[2] != LEAVING]
+        former = next((departure for departure in found if departure.node == own_id), None)
+        if former is not None:
+            raise ConfigurationError(told(former), mend="its id is not used again: give this node another in [node]")
+        await self.store(found)
 
     async def store(self, departures: Sequence[Departure], *, leaving: bool = False) -> None:
         """Write departures down, durably. ``leaving``: they may not be told of yet."""

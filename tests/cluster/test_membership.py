@@ -14,7 +14,7 @@ import pytest
 
 from sidecar.lab.cluster import COMMAND, LabCluster
 from sidecar.lab.embedded import FAST_SETTINGS
-from sidecar.lab.topologies import mesh
+from sidecar.lab.topologies import chain, mesh
 from sidecar.lab.waiting import wait_until
 
 DEADLINE_S = 60.0
@@ -204,3 +204,161 @@ async def test_a_node_leaves_and_nothing_is_kept_for_it(tmp_path: Path) -> None:
         assert "another id" in said
         names = "SELECT DISTINCT e.writer FROM crdt.explain('posts', 'mine 1') AS e WHERE e.\"column\" = 'body'"
         assert await run(cluster, 0, names) == [("ap-south",)]
+
+
+async def increments(cluster: LabCluster, index: int, stop: asyncio.Event) -> int:
+    """Counts one row up, as fast as a client would; how often it was committed."""
+    done = 0
+    async with await psycopg.AsyncConnection.connect(cluster.nodes[index].dsn, autocommit=True) as connection:
+        while not stop.is_set():
+            await connection.execute("UPDATE posts SET likes = likes + 1, body = %s WHERE id = 'hot'", (f"{index}",))
+            done += 1
+            await asyncio.sleep(0.01)
+    return done
+
+
+async def test_a_node_leaves_while_the_others_write_and_a_new_one_takes_its_name(tmp_path: Path) -> None:
+    async with nodes(3, tmp_path) as cluster:
+        await write(cluster, 0, "hot")
+        for index in (1, 2):
+            await until_has(cluster, index, "hot")
+        stop, quiet = asyncio.Event(), asyncio.Event()
+        writers = [asyncio.create_task(increments(cluster, index, stop)) for index in (0, 1)]
+        leaver = asyncio.create_task(increments(cluster, 2, quiet))
+        await asyncio.sleep(3)
+        quiet.set()
+        mine = await leaver
+        status, said = await command(cluster, 2, "leave", "--json")
+        assert status == 0, said
+        process = cluster.nodes[2].sidecar_process
+        assert process is not None
+        await asyncio.to_thread(process.wait, 10)
+        cluster.nodes[2].sidecar_process = None
+        # The same database, as a new node with the old name.
+        cluster.nodes[2].id = 9
+        cluster.configure(2, {})
+        status, said = await command(cluster, 2, "init")
+        assert status == 0, said
+        status, said = await command(cluster, 2, "join", "--from", "us-east", "--dsn", cluster.nodes[0].dsn)
+        assert status == 0, said
+        await cluster.start_sidecar(2)
+        stop.set()
+        written = mine + sum(await asyncio.gather(*writers))
+        assert mine > 10
+        await cluster.wait_converged(DEADLINE_S)
+        for index in range(3):
+            assert await run(cluster, index, "SELECT likes FROM posts WHERE id = 'hot'") == [(written,)], index
+        assert len(set((await cluster.checksums("posts")).values())) == 1
+        for index in (0, 1):
+            query = "SELECT id, state FROM crdt.nodes WHERE name = 'ap-south' ORDER BY id"
+            assert await run(cluster, index, query) == [(3, "left"), (9, "member")]
+        assert (await peer(cluster, 0, "ap-south"))["state"] == "connected"
+        assert await run(cluster, 2, "SELECT departed FROM crdt_state.member WHERE id = 3") == [("left",)]
+
+
+async def test_leaving_is_not_done_by_halves(tmp_path: Path) -> None:
+    """A peer that is away: the node stays one of the cluster. Later it leaves without a running sidecar."""
+    async with nodes(3, tmp_path) as cluster:
+        await cluster.kill_sidecar(1)
+        await write(cluster, 2, "mine")
+        status, said = await command(cluster, 2, "leave", "--timeout", "3")
+        assert status == 1, said
+        assert "eu-west is not linked and lacks 1 change sets: this node has not left and goes on as before" in said
+        await write(cluster, 2, "still here")
+        await until_has(cluster, 0, "mine", "still here")
+        assert await state_of(cluster, 0, "ap-south") == "member"
+        await cluster.stop_sidecar(2)
+        await write(cluster, 2, "not captured yet")
+        await cluster.start_sidecar(1)
+        status, said = await command(cluster, 2, "leave", "--keep-state")
+        assert status == 0, said
+        for index in (0, 1):
+            await until_has(cluster, index, "mine", "still here", "not captured yet")
+            assert await state_of(cluster, index, "ap-south") == "left"
+        assert await run(cluster, 2, "SELECT count(*) FROM pg_replication_slots") == [(0,)]
+        assert await run(cluster, 2, "SELECT state FROM crdt.nodes WHERE is_local") == [("left",)]
+        ran, said = await command(cluster, 2, "run")
+        assert (ran, "ap-south (node 3) left at" in said) == (2, True), said
+        status, said = await command(cluster, 2, "leave")
+        assert (status, "has left before" in said) == (0, True), said
+        assert await run(cluster, 2, "SELECT to_regnamespace('crdt_state') IS NULL") == [(True,)]
+        await cluster.kill_sidecar(0)
+        status, said = await command(cluster, 1, "leave", "--force", "--timeout", "20")
+        assert status == 0, said
+        assert "nobody could be told: run sidecar remove eu-west on one of us-east" in said
+
+
+async def test_a_leave_that_was_cut_short_is_brought_to_its_end(tmp_path: Path) -> None:
+    """It had been written down, perhaps told, and not confirmed: nothing more may be captured."""
+    async with nodes(2, tmp_path) as cluster:
+        await write(cluster, 1, "mine")
+        await until_has(cluster, 0, "mine")
+        await cluster.stop_sidecar(1)
+        begun = """
+            INSERT INTO crdt_state.member (id, name, departed, departed_ms, departed_by, holder, change_hlc, hlc)
+            SELECT n.id, n.name, 'leaving', 1000, n.name, 1, c.change_hlc, c.hlc
+            FROM crdt_state.node AS n JOIN crdt_state.clock AS c ON c.node = n.id
+        """
+        await run(cluster, 1, begun)
+        await write(cluster, 1, "stays here")
+        status, said = await command(cluster, 1, "run")
+        assert (status, "this node is leaving the cluster" in said) == (2, True), said
+        status, said = await command(cluster, 1, "leave")
+        assert status == 0, said
+        assert "eu-west (node 2) left at 1970-01-01 00:00:01 UTC; us-east know" in said
+        await until_state(cluster, 0, "eu-west", "left")
+        assert await run(cluster, 0, "SELECT id FROM posts") == [("mine",)]
+        assert await run(cluster, 1, "SELECT id FROM posts ORDER BY id") == [("mine",), ("stays here",)]
+
+
+async def test_a_removal_goes_through_relays_and_reaches_who_was_down(tmp_path: Path) -> None:
+    async with nodes(4, tmp_path, edges=chain(4), relay=True) as cluster:
+        await write(cluster, 3, "last words")
+        await until_has(cluster, 0, "last words")
+        await cluster.kill_sidecar(0)
+        await cluster.kill_sidecar(3)
+        # Node 1 has no link to it: what its neighbour hears counts.
+        status, said = await command(cluster, 1, "remove", "sa-east")
+        assert status == 0, said
+        await until_state(cluster, 2, "sa-east", "removed")
+        await cluster.start_sidecar(0)
+        await until_state(cluster, 0, "sa-east", "removed")
+        await cluster.kill_sidecar(0)
+        await cluster.start_sidecar(0)
+        assert await state_of(cluster, 0, "sa-east") == "removed"
+        for i in range(60):
+            await write(cluster, 0, f"row {i}")
+        await until_has(cluster, 2, "row 59")
+        for index in (0, 1, 2):
+            await until_trimmed(cluster, index, 25)
+
+
+async def test_survivors_that_have_not_the_same_say_who_has_it(tmp_path: Path) -> None:
+    async with nodes(3, tmp_path) as cluster:
+        await cluster.kill_sidecar(0)
+        await write(cluster, 2, "last will")
+        await until_has(cluster, 1, "last will")
+        await cluster.kill_sidecar(2)
+        await cluster.start_sidecar(0)
+        status, said = await command(cluster, 0, "remove", "ap-south", "--timeout", "12")
+        assert status == 1, said
+        assert "eu-west has its changes up to" in said
+        assert "sidecar join --from eu-west" in said
+        assert await state_of(cluster, 1, "ap-south") == "member"
+        await cluster.stop_sidecar(0)
+        # As the message says; the node that is gone is not waited for.
+        config = cluster.nodes[0].config_path
+        whole = config.read_text()
+        config.write_text(without_peer(whole, "ap-south"))
+        status, said = await command(cluster, 0, "join", "--from", "eu-west", "--dsn", cluster.nodes[1].dsn)
+        assert status == 0, said
+        config.write_text(whole)
+        await cluster.start_sidecar(0)
+        status, said = await command(cluster, 0, "remove", "ap-south")
+        assert status == 0, said
+        await until_has(cluster, 0, "last will")
+
+
+def without_peer(config: str, name: str) -> str:
+    sections = config.split("[[peers]]")
+    return "[[peers]]".join(part for part in sections if f'"{name}"' not in part or "[node]" in part)
