@@ -112,7 +112,8 @@ async def test_the_record_of_a_sum_that_saturates_is_the_same_on_every_node(
     assert await shown(nodes, "small") == (32767,)
     total = 32000 + sum(700 + number for number in range(writers))
     query = f"""SELECT id::text, winner_node, winner_hlc, winner_value, winner_vector, loser_node, loser_hlc,
-                       loser_value, loser_vector FROM crdt_state.conflict WHERE kind = 'saturated' AND loser_value = '{total}'"""
+                       loser_value, loser_vector
+                FROM crdt_state.conflict WHERE kind = 'saturated' AND loser_value = '{total}'"""
     records = [await node.rows(query) for node in nodes]
     assert [len(found) for found in records] == [1, 1, 1]
     assert records[0] == records[1] == records[2]
