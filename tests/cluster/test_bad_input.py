@@ -20,7 +20,7 @@ from sidecar.lab.cluster import COMMAND
 from sidecar.lab.embedded import FAST_SETTINGS, EmbeddedPostgres
 from sidecar.lab.ports import HOST, free_port
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 PASSWORD = "open-sesame"  # trusted connections ignore it; no message may show it
 
 GOOD = """
