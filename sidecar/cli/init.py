@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from sidecar.cli import console
@@ -12,18 +14,28 @@ from sidecar.postgres.problem import Problem, errors
 from sidecar.settings import Settings
 
 
-def command(config: console.ConfigOption = console.DEFAULT_CONFIG, json: console.JsonOption = False) -> None:
+def command(
+    config: console.ConfigOption = console.DEFAULT_CONFIG,
+    moved: Annotated[
+        bool,
+        typer.Option(
+            "--moved",
+            help="The database came here as a whole from another server, which is gone for good (pg_upgrade).",
+        ),
+    ] = False,
+    json: console.JsonOption = False,
+) -> None:
     """Prepare the database: schemas, publication, slot and state tables. Safe to run again.
 
     Every problem is shown. While the server or the role is not fit, nothing is done. A table that cannot be replicated
     as annotated is refused; the other tables are attached, and the exit status is 2.
     """
     settings = console.settings_of(config)
-    if console.run_async(_init(settings, json=json)):
+    if console.run_async(_init(settings, moved=moved, json=json)):
         raise typer.Exit(console.EXIT_USAGE)
 
 
-async def _init(settings: Settings, *, json: bool) -> list[Problem]:
+async def _init(settings: Settings, *, moved: bool, json: bool) -> list[Problem]:
     """The errors; each was shown as one line."""
     async with await connect(settings.node.dsn, autocommit=True) as conn:
         found = await examine(conn)
@@ -32,7 +44,7 @@ async def _init(settings: Settings, *, json: bool) -> list[Problem]:
         if unfit := [problem for problem in errors(found.problems) if not problem.table]:
             console.note(f"nothing was done: {counted(found.problems)}")
             return unfit
-        result = await initialise(conn, settings, progress=console.note)
+        result = await initialise(conn, settings, moved=moved, progress=console.note)
     # Attaching sees more than the checks, such as a column whose type changed since its state was made.
     for problem in result.problems:
         if problem not in found.problems:

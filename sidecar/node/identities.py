@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
 
 import msgspec
 
 from sidecar.core.wire.identity import Known
 from sidecar.core.wire.messages import Hello, Start
 from sidecar.errors import LinkRefusedError
+from sidecar.postgres.identity import MetStore, OwnIdentity
 
 TOLD_S = 60.0
 """A refusal that has not come again for so long is over; a refused peer tries every 10 s."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnIdentity:
-    """What the database says of itself, with the present start as the last of ``starts``."""
+class Problem(Protocol):
+    """Raises or clears a line for the operator: :meth:`sidecar.node.state.NodeState.problem`."""
 
-    incarnation: str
-    generation: int
-    starts: tuple[Start, ...]
-
-    @property
-    def rejoined(self) -> bool:
-        """Whether it took the place of another database: then the others may have ends of that one which it never had,
-        of intervals in which nothing was committed."""
-        return self.generation > 1
+    def __call__(self, key: str, line: str | None, *, restate: bool = False) -> None:
+        """Under a key; ``restate``: another text is the same problem."""
 
 
 class Identities:
     """``own`` is None before the database was read."""
 
-    def __init__(self, problem: Callable[[str, str | None], None]) -> None:
+    def __init__(self, problem: Problem) -> None:
         self.own: OwnIdentity | None = None
         self.met: dict[int, Known] = {}
         self._linked = False
         self._stored: dict[int, Known] = {}
         self._problem = problem
         self._refused_s: dict[str, float] = {}
+        self.due = asyncio.Event()
+        """Somebody was met: to be written down soon."""
 
     def introduce(self, hello: Hello) -> Hello:
         """A Hello with who this node is."""
@@ -71,6 +68,7 @@ class Identities:
         self.met[hello.node_id] = Known(
             hello.node_name, hello.incarnation, hello.generation, start.number, start.boot_id, told
         )
+        self.due.set()
         self._problem(f"identity {hello.node_name}", None)
         self._refused_s.pop(hello.node_name, None)
 
@@ -84,23 +82,23 @@ class Identities:
         """The nodes of these names, with what is known of them."""
         return {node: replace(self.met.get(node, Known(name)), name=name) for node, name in names.items()}
 
-    def restore(self, stored: Mapping[int, Known]) -> None:
+    async def restore(self, store: MetStore) -> None:
         """Take up what was known when the process started."""
-        self._stored = dict(stored)
-        self.met = {**stored, **self.met}
+        self._stored = await store.read()
+        self.met = {**self._stored, **self.met}
 
-    def changed(self) -> dict[int, Known]:
-        """What is not stored yet."""
-        return {node: known for node, known in self.met.items() if self._stored.get(node) != known}
-
-    def stored(self, written: Mapping[int, Known]) -> None:
-        """These are in the database now."""
-        self._stored.update(written)
+    async def store(self, store: MetStore) -> None:
+        """Write down what :meth:`restore` takes up, as far as it changed."""
+        self.due.clear()
+        changed = {node: known for node, known in self.met.items() if self._stored.get(node) != known}
+        if changed:
+            written = await store.write(changed)
+            self._stored.update((node, known) for node, known in changed.items() if node in written)
 
     def refused(self, name: str, error: LinkRefusedError, now_s: float) -> None:
         """There is no link because of who one of the two is."""
         self._refused_s[name] = now_s
-        self._problem(f"identity {name}", error.line())
+        self._problem(f"identity {name}", error.line(), restate=True)
 
     def forget_refusals(self, now_s: float) -> None:
         """Those that did not come again are over."""

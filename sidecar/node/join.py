@@ -29,6 +29,7 @@ from sidecar.node.upkeep import supervise
 from sidecar.postgres import join_target
 from sidecar.postgres.catalogue_session import CatalogueSession
 from sidecar.postgres.fold_limit import FoldLimit
+from sidecar.postgres.identity import require_place, take_place
 from sidecar.postgres.join_copy import Piece, PieceCopier, is_empty, pieces
 from sidecar.postgres.join_source import LOCK_TIMEOUT, JoinSource, Snapshot
 from sidecar.postgres.journal import JournalWriter
@@ -153,6 +154,7 @@ async def _here(settings: Settings) -> AsyncIterator[_Here]:
             )
         catalogue = await CatalogueSession.open(settings)
         stack.push_async_callback(catalogue.close)
+        await require_place(dsn)
         captured = await Session.open(dsn, purpose="capture", origin=True)
         stack.push_async_callback(captured.close)
         state = NodeState(settings)
@@ -233,6 +235,7 @@ class _Joining:
                 former = snapshot.clock.get(state.node_id, 0)
                 anew = former > state.clock.get(state.node_id, 0)
                 anew = await join_target.begin(session, self._source, snapshot, self._pairs, former=former, anew=anew)
+                await take_place(session, self._source.fetch, state.node_id, anew=anew)
                 state.advance(state.node_id, former)
             # Of a former database of this node nothing is here, so what is lacking of it was not removed here.
             self._own = {**state.clock, state.node_id: 0} if anew else state.clock

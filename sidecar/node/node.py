@@ -32,6 +32,7 @@ from sidecar.node.upkeep import catalogue_loop, heartbeat_loop, peers_loop, supe
 from sidecar.node.waits import ClockWaits, Waits
 from sidecar.peers.mesh import PeerMesh
 from sidecar.postgres.catalogue_session import CatalogueSession
+from sidecar.postgres.identity import MetStore, begin_start, check_end
 from sidecar.postgres.journal import JournalStart, JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.membership import MembershipStore
@@ -75,7 +76,8 @@ class Node:
             queue_bytes_max=settings.limits.receive_queue_bytes_max, spool_bytes_max=settings.limits.spool_bytes_max
         )
         self._tail = Tail()
-        self._links = NodeLinks(self.state, self._inbox, self._tail, uuid.uuid4().hex)
+        self._boot_id = uuid.uuid4().hex
+        self._links = NodeLinks(self.state, self._inbox, self._tail, self._boot_id)
         self._mesh = PeerMesh(settings, self._links, now_ms=self.state.now_ms)
         self._membership = Membership(self.state, self._inbox, self._links, self._mesh)
         self._pulse = Pulse()
@@ -153,6 +155,8 @@ class Node:
                 sessions.capture, state.node_id, limits.journal_partition_rows, limits.journal_partition_bytes_max
             )
             start = await writer.start()
+            self._check_owner(start)
+            await self._identify(start)
             self._resume(start)
             reader = JournalReader(sessions.upkeep)
             self._reader = reader
@@ -161,6 +165,7 @@ class Node:
             await self._check_member(await self._membership.load(members))
             self._links.reader = reader
             await self._links.restore(reader)
+            await self._links.identities.restore(MetStore(reader))
             await self._refresh(sessions.catalogue)
             stream = await ReplicationStream.connect(
                 state.settings.node.dsn,
@@ -277,13 +282,21 @@ class Node:
             )
         return _Sessions(capture, merge, upkeep, waits, catalogue)
 
-    def _resume(self, start: JournalStart) -> None:
-        state = self.state
-        if start.node_id != state.node_id:
+    def _check_owner(self, start: JournalStart) -> None:
+        if start.node_id != self.state.node_id:
             raise ConfigurationError(
-                f"this database belongs to node {start.node_id}, the configuration says {state.node_id}",
+                f"this database belongs to node {start.node_id}, the configuration says {self.state.node_id}",
                 mend="correct id or dsn in [node]",
             )
+
+    async def _identify(self, start: JournalStart) -> None:
+        """Who this node is to the others; nothing is captured or sent by a database that is not what it was."""
+        identities, node_id = self._links.identities, self.state.node_id
+        check_end(self.state.clock.get(node_id, 0), start.clock.get(node_id, 0))
+        identities.own = await begin_start(self.state.settings.node.dsn, self._boot_id, known=identities.own)
+
+    def _resume(self, start: JournalStart) -> None:
+        state = self.state
         state.clock.clear()
         state.clock.update(start.clock)
         state.context = dict(start.context)

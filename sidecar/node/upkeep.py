@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -11,6 +12,7 @@ from sidecar.node.links import NodeLinks
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.peers.mesh import PeerMesh
 from sidecar.peers.status import PeerPhase
+from sidecar.postgres.identity import MetStore
 from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.relay import RelayStore
@@ -68,7 +70,9 @@ async def peers_loop(state: NodeState, reader: JournalReader, links: NodeLinks, 
     loop = asyncio.get_running_loop()
     trimmed = loop.time() - TRIM_S  # the first round also measures the journal
     while True:
-        await asyncio.sleep(PEERS_STORED_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PEERS_STORED_S):
+                await links.identities.due.wait()
         for name, peer in mesh.states.items():
             if peer.peer_id is None or peer.peer_id in links.members.departed:
                 continue
@@ -82,6 +86,8 @@ async def peers_loop(state: NodeState, reader: JournalReader, links: NodeLinks, 
                 round_trip_ms=peer.round_trip_ms,
                 last_error=peer.last_error,
             )
+        await links.identities.store(MetStore(reader))
+        links.identities.forget_refusals(loop.time())
         if links.policy.any:
             await links.store_relay(RelayStore(reader))
         if loop.time() - trimmed >= TRIM_S:

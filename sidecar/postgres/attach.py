@@ -12,6 +12,7 @@ from psycopg import errors as pg_errors
 from sidecar.core.catalog import TableSpec
 from sidecar.errors import ConfigurationError, FatalError
 from sidecar.postgres.admin import own_transaction
+from sidecar.postgres.identity import check_place, present_place, store_place
 from sidecar.postgres.migrations import LOCK_KEY, migrate
 from sidecar.postgres.problem import Problem, errors
 from sidecar.postgres.server_check import check_server
@@ -59,11 +60,14 @@ class InitReport:
     version: str = ""
 
 
-async def initialise(conn: Connection, settings: Settings, *, progress: Progress | None = None) -> InitReport:
+async def initialise(
+    conn: Connection, settings: Settings, *, moved: bool = False, progress: Progress | None = None
+) -> InitReport:
     """Do all of it; a second call changes nothing. The connection must be idle and not behind a transaction pooler.
 
     Raises :class:`ConfigurationError` when the server cannot carry a sidecar or the database belongs to another node,
     :class:`FatalError` when the slot is lost. ``progress`` gets one line per step that did something or may take long.
+    ``moved``: the database was attached elsewhere, came here as a whole, and the former one is gone for good.
     """
     say = progress or (lambda line: None)
     findings = await check_server(conn)
@@ -75,11 +79,14 @@ async def initialise(conn: Connection, settings: Settings, *, progress: Progress
     applied = await migrate(conn)
     for name in applied:
         say(f"migration {name} applied")
+    if not moved:
+        await check_place(conn, settings.node.dsn)
     node_created = await _claim(conn, settings.node)
     publication_created = await _ensure_publication(conn)
     if publication_created:
         say(f"publication {PUBLICATION} created")
     slot, slot_created = await _ensure_slot(conn, settings.node.id, say)
+    await store_place(conn, await present_place(conn, settings.node.dsn))
     result = await attach_tables(conn, settings, tries=INIT_TRIES)
     for table in result.attached:
         say(f"table {table} attached")

@@ -124,3 +124,24 @@ async def test_nothing_is_closed_before_capture_has_passed_the_position() -> Non
     node = Node(behind)
     await node.until(lambda: bool(node.database.closed))
     assert asked[0] < LOG_END
+
+
+async def test_what_is_told_is_written_down_before() -> None:
+    """A peer takes it for a proof that the database went back when it begins below what was told."""
+    node = Node(lambda node: node.progress.reached(LOG_END))
+    written = asyncio.Event()
+    seen: list[int] = []
+
+    async def close_interval(lsn: int, to_hlc: int) -> None:
+        await written.wait()
+        node.database.closed.append(to_hlc)
+
+    def beat() -> None:
+        seen.append(node.state.clock.get(1, 0))
+        assert seen[-1] <= max(node.database.closed, default=0)
+
+    node.database.close_interval = close_interval  # type: ignore[method-assign]
+    node.links.beat = beat
+    asyncio.get_running_loop().call_later(0.05, written.set)
+    await node.until(lambda: bool(seen))
+    assert seen[0] == node.database.closed[0] > 0

@@ -27,6 +27,7 @@ from sidecar.core.wire.messages import Hello, Start
 from sidecar.errors import LinkRefusedError
 
 PAGE = 'see "Copies and restored databases" in docs/operations.md'
+STOP = f"stop it if it is a copy, else make it anew; {PAGE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +133,9 @@ def _other_start(meeting: Meeting) -> LinkRefusedError | None:
     if (named is None and starts[0].number > known.start) or (named is not None and named.boot_id == known.boot_id):
         return None
     return LinkRefusedError(
-        f"two databases run as {meeting.who}: start {known.start} of the one that was linked with "
-        f"{meeting.own.node_name} is not among those of the other",
-        mend=f"one is a copy: stop it; {PAGE}",
+        f"two databases run as {meeting.who}: start {known.start}, which {meeting.own.node_name} was linked with, is "
+        "not among those of the other; one was restored, or is a copy",
+        mend=STOP,
         cause="copy",
     )
 
@@ -159,9 +160,9 @@ def _own_past(meeting: Meeting) -> LinkRefusedError | None:
     if meeting.end_hlc is None or theirs <= meeting.end_hlc:
         return None
     return LinkRefusedError(
-        f"{other.node_name} has changes of {own.node_name!r} (node {own.node_id}) up to {show(theirs)}, "
-        f"and its own database has them up to {show(meeting.end_hlc)}: it was restored, or is a copy",
-        mend=f"make it anew; {PAGE}",
+        f"{other.node_name} has changes of {own.node_name!r} (node {own.node_id}) from after {show(meeting.end_hlc)}, "
+        "which its own database has never had: it was restored, or is a copy",
+        mend=STOP,
         cause="past",
     )
 
@@ -169,7 +170,7 @@ def _own_past(meeting: Meeting) -> LinkRefusedError | None:
 def _went_back(meeting: Meeting, why: str) -> LinkRefusedError:
     return LinkRefusedError(
         f"the database of {meeting.who} went back in time: {why}; it was restored, or is a copy",
-        mend=f"make it anew; {PAGE}",
+        mend=STOP,
         cause="past",
     )
 
