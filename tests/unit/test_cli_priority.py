@@ -31,7 +31,7 @@ except OSError as error:
 
 
 def after(nice: int, before: int, *, leader: bool) -> tuple[int, str]:
-    """Nice value and that of the group, of a process of ``before`` (or more, as the tests) that stood back to ``nice``."""
+    """Nice value and that of the group, of a process of ``before`` (or more) that stood back to ``nice``."""
     run = [sys.executable, "-c", PROGRAM, str(nice), str(before)]
     own, group = subprocess.check_output(run, start_new_session=leader, timeout=60, text=True).split()
     return int(own), group
