@@ -448,3 +448,20 @@ BEGIN
     RETURN result;
 END
 $function$;
+
+-- What a column was called before it was renamed, the latest name last: changes made before carry that name.
+ALTER TABLE crdt_state.replicated_column ADD COLUMN former_names text[] NOT NULL DEFAULT '{}';
+
+-- The image of a deleted row by the present names. One that lacks a column's present name was made before it.
+CREATE FUNCTION crdt_state.present_image(table_id int4, image jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN CASE WHEN image IS NOT NULL THEN (
+        SELECT coalesce(jsonb_object_agg(coalesce(c.column_name::text, e.key), e.value), '{}')
+        FROM jsonb_each(image) AS e
+        LEFT JOIN crdt_state.replicated_column AS c
+          ON c.table_id = $1 AND e.key = ANY (c.former_names) AND NOT image ? c.column_name::text
+    ) END;
+END
+$$;

@@ -96,6 +96,9 @@ BEGIN
         INTO user_row USING keys;
     EXECUTE format('SELECT to_jsonb(t) FROM crdt_state.row_%s AS t WHERE %s', attached, columns.state_key)
         INTO state USING keys;
+    IF jsonb_typeof(state -> 'image') = 'object' THEN
+        state := jsonb_set(state, '{image}', crdt_state.present_image(attached, state -> 'image'));
+    END IF;
     IF user_row IS NULL AND state IS NULL THEN
         RETURN;
     END IF;

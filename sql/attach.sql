@@ -108,5 +108,5 @@ DELETE FROM crdt_state.replicated_column WHERE table_id = %s
 
 -- name: insert_column
 -- One column in force.
-INSERT INTO crdt_state.replicated_column (table_id, attnum, column_name, type_name, crdt, argument, key_position)
-VALUES (%(table_id)s, %(attnum)s, %(name)s, %(type_name)s, %(crdt)s, %(argument)s, %(key_position)s)
+INSERT INTO crdt_state.replicated_column (table_id, attnum, column_name, type_name, crdt, argument, key_position, former_names)
+VALUES (%(table_id)s, %(attnum)s, %(name)s, %(type_name)s, %(crdt)s, %(argument)s, %(key_position)s, %(former_names)s)

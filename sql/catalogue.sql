@@ -174,7 +174,7 @@ ORDER BY t.table_id
 -- name: read_attached_columns
 -- Their columns: what is in force.
 SELECT c.table_id, c.attnum::int4 AS attnum, c.column_name::text AS name, c.type_name, c.crdt, c.argument,
-       coalesce(c.key_position, 0)::int4 AS key_position
+       coalesce(c.key_position, 0)::int4 AS key_position, c.former_names
 FROM crdt_state.replicated_column AS c
 JOIN crdt_state.replicated_table AS t USING (table_id)
 WHERE t.detached IS NULL

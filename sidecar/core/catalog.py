@@ -38,6 +38,7 @@ class ColumnSpec:
     a modifier and with domains resolved, e.g. ``numeric``, ``bigint``, ``text[]``.
     ``default_sql``: the default's expression in this database, empty without one.
     ``checked``: something looks at the column that may refuse NULL for a moment (CHECK, NULLS NOT DISTINCT).
+    ``former``: names that it had before in this database, the latest last.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ColumnSpec:
     not_null: bool = False
     checked: bool = False
     default_sql: str = ""
+    former: tuple[str, ...] = ()
 
     @property
     def cast_name(self) -> str:

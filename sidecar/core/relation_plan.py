@@ -13,6 +13,7 @@ import msgspec
 from sidecar.core.catalog import TableSpec
 from sidecar.core.counters import counter_delta
 from sidecar.core.elements import ElementColumn
+from sidecar.core.former_names import renamed_in
 from sidecar.core.pgoutput import (
     UNCHANGED,
     Delete,
@@ -68,6 +69,13 @@ class KnownUpdate(msgspec.Struct, gc=False, eq=False, frozen=True):
     summed: tuple[tuple[int, int], ...]
 
 
+def present_names(relation: Relation, spec: TableSpec) -> list[str]:
+    """What the relation's columns are called now, as far as that is known."""
+    names = [column.name for column in relation.columns]
+    renamed = renamed_in((*spec.key, *spec.columns), frozenset(names))
+    return [renamed.get(name, name) for name in names]
+
+
 @dataclass(slots=True, eq=False)
 class RelationPlan:
     """How the columns of pgoutput's tuples map to a table's key and columns.
@@ -94,16 +102,17 @@ class RelationPlan:
 
     @classmethod
     def build(cls, relation: Relation, spec: TableSpec) -> RelationPlan:
-        """Map by name. Columns that only one of the two has are left out; :class:`SchemaError` when one of the key is
-        missing. ``plan.spec`` has the columns that both have."""
-        place = {column.name: position for position, column in enumerate(relation.columns)}
+        """Map by name, that of then or of now. Columns that only one of the two has are left out; :class:`SchemaError`
+        when one of the key is missing. ``plan.spec`` has the columns that both have."""
+        names = present_names(relation, spec)
+        place = {name: position for position, name in enumerate(names)}
         missing = [c.name for c in spec.key if c.name not in place]
         if missing:
             raise SchemaError(
                 f"{spec.qualified}: column {missing[0]!r} is not in the replication stream",
                 mend="run sidecar init, which reads the table's columns again and publishes all of them",
             )
-        # Changes are described as the table was when they were made: columns added or renamed since are not in them.
+        # Changes are described as the table was when they were made: columns added since are not in them.
         spec = replace(spec, columns=tuple(c for c in spec.columns if c.name in place))
         key_positions = tuple(place[c.name] for c in spec.key)
         return cls(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart, TableChanges
 from sidecar.core.element_versions import check_element_versions
+from sidecar.core.former_names import by_present_names
 from sidecar.core.wire.bodies import BODY_EXPANSION_MAX, check_versions, unpack_tables
 from sidecar.errors import Action, DirtyRowsError, HeldError, ProtocolError, SidecarError, action_for
 from sidecar.node.gate import Gate, Retry
@@ -247,7 +248,7 @@ class Applier:
                     check_versions(table, received.first.from_hlc, received.header.to_hlc)
                     spec = self._state.tables.get(f"{table.schema}.{table.name}")
                     if spec is not None and spec.elements:
-                        check_element_versions(spec, table, received.header.to_hlc)
+                        check_element_versions(spec, by_present_names(spec, table), received.header.to_hlc)
                     yield table
 
         relayed = None if self._publish is None else Relayed(received.size_bytes, received.parts)

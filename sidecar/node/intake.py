@@ -22,6 +22,7 @@ from sidecar.core.pgoutput import (
     decode,
     unix_ms,
 )
+from sidecar.core.relation_plan import present_names
 from sidecar.core.wire.bodies import ROW_FRAMES_MAX
 from sidecar.errors import HeldError, SchemaError
 from sidecar.node.state import NodeState
@@ -63,6 +64,7 @@ class Intake:
         self._plans: dict[bytes, RelationPlan | None] = {}  # by relation oid, as it stands in the messages
         self._relations: dict[int, Relation] = {}
         self._planned = state.tables
+        self._lost: set[tuple[int, tuple[str, ...]]] = set()
         self._begin: Begin | None = None
         self._latest_ms = 0
         self._skip = False
@@ -213,7 +215,21 @@ class Intake:
         if new and spec.qualified in self._state.busy_tables:
             # Without it the changes of the column would be passed over for good.
             raise HeldError(f"column {new[0]!r} of {spec.qualified} is new, and the table's state is locked")
+        if new:
+            self._tell_of_lost(spec, new)
         return self._built(relation, spec)
+
+    def _tell_of_lost(self, spec: TableSpec, columns: list[str]) -> None:
+        """Once for each set of columns: the stream describes a table again and again."""
+        if (spec.table_id, tuple(columns)) in self._lost:
+            return
+        self._lost.add((spec.table_id, tuple(columns)))
+        reason = (
+            f"values of column {', '.join(map(repr, columns))} of {spec.qualified} are not replicated: the table had it"
+            " when they were written, but it was dropped since, renamed more than once, or is not in force yet; run"
+            " sidecar check, and compare the nodes"
+        )
+        self.put_aside.append((spec.qualified, reason, {}))
 
     def _built(self, relation: Relation, spec: TableSpec) -> RelationPlan:
         name = spec.qualified
@@ -258,4 +274,4 @@ class Intake:
 def _unknown(relation: Relation, spec: TableSpec) -> list[str]:
     """Columns in the stream that the table in force has not: new, renamed, dropped, or generated."""
     known = {column.name for column in (*spec.key, *spec.columns)}
-    return [column.name for column in relation.columns if column.name not in known]
+    return [name for name in present_names(relation, spec) if name not in known]

@@ -121,7 +121,8 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class AttachedColumn:
-    """A column in force, as recorded. ``key_position`` counts from 1, 0 outside the key."""
+    """A column in force, as recorded. ``key_position`` counts from 1, 0 outside the key. ``former_names``: the latest
+    last."""
 
     table_id: int
     attnum: int
@@ -130,6 +131,7 @@ class AttachedColumn:
     crdt: str
     argument: str | None
     key_position: int
+    former_names: list[str]
 
 
 @dataclass(frozen=True, slots=True)

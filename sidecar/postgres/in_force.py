@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sidecar.core.catalog import ColumnSpec, TableSpec
+from sidecar.core.former_names import remembered
 from sidecar.postgres.catalogue import Catalogue
 from sidecar.postgres.facts import AttachedColumn, AttachedTable, Facts, Relation
 from sidecar.postgres.problem import Problem
@@ -98,9 +99,9 @@ def spec_in_force(
         table_id=table.table_id,
         schema=relation.schema,
         name=relation.name,
-        key=tuple(column_spec(present[c.attnum]) for c in key),
+        key=tuple(_known(column_spec(present[c.attnum]), c) for c in key),
         columns=tuple(
-            column_spec(present[c.attnum], c.crdt, c.argument)
+            _known(column_spec(present[c.attnum], c.crdt, c.argument), c)
             for c in recorded
             if not c.key_position and c.attnum in present and not present[c.attnum].generated
         ),
@@ -110,6 +111,18 @@ def spec_in_force(
         key_index=key_index(facts, relation.oid),
         referenced=relation.is_referenced,
     )
+
+
+def _known(column: ColumnSpec, recorded: AttachedColumn) -> ColumnSpec:
+    """With the names that the column had before."""
+    return replace(column, former=former_names(column, recorded))
+
+
+def former_names(column: ColumnSpec, recorded: AttachedColumn) -> tuple[str, ...]:
+    """What a recorded column was called before its present name."""
+    if column.name == recorded.name:
+        return tuple(recorded.former_names)
+    return remembered(recorded.former_names, recorded.name)
 
 
 def tables_in_force(catalogue: Catalogue, problems: list[Problem]) -> tuple[TableSpec, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sidecar.core.catalog import TableSpec
 from sidecar.core.changes import ChangeSetHeader, TableChanges
+from sidecar.core.former_names import by_present_names
 from sidecar.core.merge.combine import combine
 from sidecar.core.merge.staging import Argument
 from sidecar.errors import HeldError
@@ -68,7 +69,8 @@ class Batch:
         """The units in order. :class:`HeldError` when a table does not fit the local catalogue (invariant 12)."""
         catalogue = self.sets[0].catalogue
         origins = [merge_set.header.origin for merge_set in self.sets]
-        for i, unit in enumerate(combine([merge_set.tables() for merge_set in self.sets], origins)):
+        tables = [_by_present_names(catalogue, merge_set.tables()) for merge_set in self.sets]
+        for i, unit in enumerate(combine(tables, origins)):
             notes = self._notes.setdefault(i, UnitNotes())
             yield MergeUnit(local_table(catalogue, unit.changes), unit.changes, unit.members, notes)
 
@@ -87,6 +89,12 @@ class Batch:
             yield origin, start, end
 
 
+def _by_present_names(catalogue: Mapping[str, TableSpec], tables: Iterable[TableChanges]) -> Iterator[TableChanges]:
+    for changes in tables:
+        spec = catalogue.get(f"{changes.schema}.{changes.name}")
+        yield changes if spec is None else by_present_names(spec, changes)
+
+
 def local_table(catalogue: Mapping[str, TableSpec], changes: TableChanges) -> TableSpec:
     """Look a peer's table up by name; :class:`HeldError` when it is not here or lacks something."""
     name = f"{changes.schema}.{changes.name}"
@@ -103,6 +111,6 @@ def local_table(catalogue: Mapping[str, TableSpec], changes: TableChanges) -> Ta
     if missing:
         raise HeldError(
             f"changes of table {name} wait: column {missing[0]!r} is missing here",
-            mend=f"ALTER TABLE {name} ADD COLUMN as on the other node",
+            mend=f"ALTER TABLE {name} ADD COLUMN, or RENAME COLUMN, as on the other node",
         )
     return spec

@@ -7,7 +7,7 @@ open at that moment: what was committed before belongs to genesis, what comes af
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,14 @@ from sidecar.core.merge.state_tables import add_column_ddl, counter_table, row_t
 from sidecar.postgres.admin import own_transaction, set_local
 from sidecar.postgres.catalogue import catalogue_version, read_catalogue
 from sidecar.postgres.facts import AttachedColumn, AttachedTable, Facts, Relation
-from sidecar.postgres.in_force import keeping, needs_empty_state, recorded_as, spec_in_force, tables_in_force
+from sidecar.postgres.in_force import (
+    former_names,
+    keeping,
+    needs_empty_state,
+    recorded_as,
+    spec_in_force,
+    tables_in_force,
+)
 from sidecar.postgres.migrations import LOCK_KEY
 from sidecar.postgres.problem import Problem, in_order
 from sidecar.postgres.statements import load
@@ -191,8 +198,9 @@ async def _drop_state(conn: Connection, spec: TableSpec) -> None:
     await conn.execute(f"DROP TABLE IF EXISTS {row_table(spec)}, {counter_table(spec)}")
 
 
-async def _record(conn: Connection, spec: TableSpec) -> None:
-    """Write what is in force."""
+async def _record(conn: Connection, spec: TableSpec, recorded: Sequence[AttachedColumn] = ()) -> None:
+    """Write what is in force. ``recorded``: what was until now, whose names are kept as former ones."""
+    before = {column.attnum: column for column in recorded}
     await conn.execute(
         _SQL["update_table"],
         {
@@ -217,6 +225,7 @@ async def _record(conn: Connection, spec: TableSpec) -> None:
                 "crdt": column.crdt,
                 "argument": column.argument,
                 "key_position": position,
+                "former_names": list(former_names(column, before[column.attnum])) if column.attnum in before else [],
             },
         )
 
@@ -298,7 +307,7 @@ async def _change(
             await _drop_state(conn, wanted)
             for statement in state_ddl(wanted):
                 await conn.execute(statement)
-            await _record(conn, wanted)
+            await _record(conn, wanted, recorded)
             return
         work.problems += refused
         if in_force is None:
@@ -310,7 +319,7 @@ async def _change(
             for statement in add_column_ddl(wanted, column):
                 await conn.execute(statement)
     await _follow_key_types(conn, wanted, recorded)
-    await _record(conn, wanted)
+    await _record(conn, wanted, recorded)
 
 
 async def _follow_key_types(conn: Connection, spec: TableSpec, recorded: list[AttachedColumn]) -> None:

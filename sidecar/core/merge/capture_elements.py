@@ -10,7 +10,7 @@ from sidecar.core.elements import RULES
 from sidecar.core.merge import elements
 from sidecar.core.merge.identity import conflict_id, row_key_json
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
-from sidecar.core.merge.state_tables import key_match, row_table
+from sidecar.core.merge.state_tables import image, key_match, row_table
 
 EVERYTHING = "NULL::int8[]"
 """The context that covers every dot."""
@@ -34,7 +34,9 @@ def old_images(columns: tuple[ColumnSpec, ...]) -> tuple[tuple[str, str], ...]:
 def state_before(spec: TableSpec, columns: tuple[ColumnSpec, ...]) -> str:
     """The join that gives a staged row ``g`` its row state before the batch, ``r``; a lookup by key, see
     :func:`.clean.looked_up`."""
-    names = ", ".join(["r.image", *(f"r.{name}_{c.attnum}" for c in columns for name in ("e", "z"))])
+    names = ", ".join(
+        [f"{image(spec, 'r')} AS image", *(f"r.{name}_{c.attnum}" for c in columns for name in ("e", "z"))]
+    )
     on_state, _ = key_match(spec, "g", state="r")
     return f"LEFT JOIN LATERAL (SELECT {names} FROM {row_table(spec)} AS r WHERE {on_state} LIMIT 1) AS r ON true"
 

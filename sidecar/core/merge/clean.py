@@ -5,7 +5,7 @@ from __future__ import annotations
 from sidecar.core.catalog import TableSpec, quote
 from sidecar.core.merge.liveness import alive_here, joined
 from sidecar.core.merge.staging import Parameters, Statement, staged_keys
-from sidecar.core.merge.state_tables import key_match, qualified_user_table, row_table
+from sidecar.core.merge.state_tables import image, key_match, qualified_user_table, row_table
 
 
 def dirty(spec: TableSpec) -> str:
@@ -48,7 +48,7 @@ def looked_up_columns(spec: TableSpec) -> list[str]:
         "coalesce(s.live_node, 0::int2) AS s_live_node",
         "s.dead_hlc AS s_dead_hlc",
         "s.dead_node AS s_dead_node",
-        "s.image",
+        f"{image(spec, 's')} AS image",
         f"{dirty(spec)} AS dirty",
         *joined(spec),
     ]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote_literal
 from sidecar.core.merge import counters, registers
 from sidecar.core.merge.identity import conflict_id, row_key_json
-from sidecar.core.merge.state_tables import qualified_user_table, row_table
+from sidecar.core.merge.state_tables import image, qualified_user_table, row_table
 
 
 def conflict_insert(
@@ -22,7 +22,9 @@ def conflict_insert(
     """Record each concurrent overwrite of the decided rows ``p``. The id is a function of the conflict alone: the same
     on all nodes. What was here is read again by tuple id, because few rows are in conflict. ``columns`` are registers,
     ``counted`` counters; ``contexts`` the parameter, by change set and node."""
-    rows = [registers.conflict_row(c, covered) for c in columns] + [counters.conflict_row(c) for c in counted]
+    rows = [registers.conflict_row(c, covered, image(spec, "s")) for c in columns] + [
+        counters.conflict_row(c) for c in counted
+    ]
     row_rule = quote_literal(f"row={spec.row_rule}")
     lost = "CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END"
     revived = f"CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE {lost} END"

@@ -138,12 +138,12 @@ def state_values(column: ColumnSpec, row_dot: tuple[str, str], *, exists: bool, 
     }
 
 
-def conflict_row(column: ColumnSpec, covered: str) -> str:
+def conflict_row(column: ColumnSpec, covered: str, image: str) -> str:
     """One row of the VALUES list from which conflicts are recorded:
     (column, rule, kind, is conflict, incoming wins, incoming hlc, incoming value, here: hlc, node, value, vector)."""
     n = column.attnum
     hlc, node = here(column)
-    value = f"CASE WHEN p.present THEN t.{quote(column.name)}::text ELSE s.image ->> {quote_literal(column.name)} END"
+    value = f"CASE WHEN p.present THEN t.{quote(column.name)}::text ELSE {image} ->> {quote_literal(column.name)} END"
     return (
         f"({quote_literal(column.name)}, {quote_literal(column.crdt)}, 'overwrite',"
         f" {concurrent(column, 'p', hlc, node, covered)}, p.win_{n}, p.h_{n}, p.val_{n}::text, {hlc}, {node}, {value},"

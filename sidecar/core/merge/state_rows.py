@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.merge import counters, liveness, registers
-from sidecar.core.merge.state_tables import counter_table, qualified_user_table, row_table
+from sidecar.core.merge.state_tables import counter_table, image, qualified_user_table, row_table
 
 FIXED: tuple[tuple[str, str], ...] = (
     ("there", "boolean"),
@@ -161,7 +161,8 @@ def _key(column: ColumnSpec) -> str:
 
 def _values(source: TableSpec, column: ColumnSpec) -> list[str]:
     n, name = column.attnum, quote(column.name)
-    image = f"CASE WHEN t.ctid IS NOT NULL THEN t.{name}::text ELSE s.image ->> {quote_literal(column.name)} END"
+    before = f"{image(source, 's')} ->> {quote_literal(column.name)}"
+    value = f"CASE WHEN t.ctid IS NOT NULL THEN t.{name}::text ELSE {before} END"
     if column.is_counter:
         keys = " AND ".join(f"c.k_{k.attnum} = {_key(k)}" for k in source.key)
         entry = ", ".join(f"c.{name}" for name in counters.SUMS)
@@ -169,9 +170,9 @@ def _values(source: TableSpec, column: ColumnSpec) -> list[str]:
             f"(SELECT jsonb_object_agg(c.node, jsonb_build_array({entry})) FROM {counter_table(source)} AS c"
             f" WHERE {keys} AND c.attnum = {n})"
         )
-        return [image, f"coalesce(t.{name}, 0)::numeric + coalesce(s.x_{n}, 0)", sums]
+        return [value, f"coalesce(t.{name}, 0)::numeric + coalesce(s.x_{n}, 0)", sums]
     hlc, node = registers.here(column)
-    out = [image, node, hlc, f"s.v_{n}"]
+    out = [value, node, hlc, f"s.v_{n}"]
     if column.is_sibling:
         out.append(f"s.sib_{n}")
     if column.is_element:
@@ -199,7 +200,9 @@ def row_states_query(source: TableSpec, target: TableSpec, xid: str, rows: str) 
     """Reads row states as they are, for the row state table of ``target``. ``xid``: of the transaction that inserts the
     user rows here."""
     attnum = {c.name: c.attnum for c in (*source.key, *source.columns)}
-    select = [f"s.k_{attnum[c.name]}" for c in target.key] + [f"s.{name}" for name in STATE_FIXED]
+    select = [f"s.k_{attnum[c.name]}" for c in target.key] + [
+        f"s.{name}" if name != "image" else image(source, "s") for name in STATE_FIXED
+    ]
     select += [f"s.{x}_{attnum[c.name]}" for c in target.columns for x in _state_columns(c)]
     return f"SELECT {', '.join(select)}, CASE WHEN t.ctid IS NOT NULL THEN '{int(xid)}'::xid END {rows}"
 

@@ -42,6 +42,12 @@ def row_table(spec: TableSpec) -> str:
     return f"crdt_state.row_{spec.table_id}"
 
 
+def image(spec: TableSpec, row: str) -> str:
+    """The tombstone image of a row state, by the present names of its columns."""
+    renamed = any(column.former for column in spec.columns)
+    return f"crdt_state.present_image({spec.table_id}, {row}.image)" if renamed else f"{row}.image"
+
+
 def counter_table(spec: TableSpec) -> str:
     """Qualified name of the counter table."""
     return f"crdt_state.counter_{spec.table_id}"

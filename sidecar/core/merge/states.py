@@ -22,7 +22,7 @@ from sidecar.core.merge.clean import dirty, looked_up, looked_up_columns
 from sidecar.core.merge.quarantine import json_object
 from sidecar.core.merge.staging import Parameters, Statement
 from sidecar.core.merge.state_rows import stage
-from sidecar.core.merge.state_tables import counter_table, qualified_user_table, row_table
+from sidecar.core.merge.state_tables import counter_table, image, qualified_user_table, row_table
 
 _CLEAN = "(SELECT clean FROM go)"
 
@@ -56,8 +56,9 @@ class _States:
                 select.append(f"{_own_sums(self.spec, column)} AS ss_{n}")
                 continue
             hlc, node = registers.here(column)
-            image = f"CASE WHEN t.ctid IS NULL THEN s.image ->> {quote_literal(column.name)} ELSE t.{name}::text END"
-            select += [f"{hlc} AS sh_{n}", f"{node} AS sn_{n}", f"{image} AS hv_{n}", f"s.v_{n} AS sv_{n}"]
+            before = f"{image(self.spec, 's')} ->> {quote_literal(column.name)}"
+            here = f"CASE WHEN t.ctid IS NULL THEN {before} ELSE t.{name}::text END"
+            select += [f"{hlc} AS sh_{n}", f"{node} AS sn_{n}", f"{here} AS hv_{n}", f"s.v_{n} AS sv_{n}"]
             if column.is_sibling:
                 select.append(f"s.sib_{n}")
             if column.is_element:
