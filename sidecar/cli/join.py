@@ -58,10 +58,15 @@ def command(
                 "rows": result.rows,
                 "merged": result.merged,
                 "written_anew": result.written_anew,
+                "quarantined": result.quarantined,
                 "seconds": seconds,
             }
         )
         return
+    if result.quarantined:
+        console.note(
+            f"{result.quarantined} rows cannot be here and are in the quarantine: SELECT * FROM crdt.quarantine"
+        )
     own = f", {result.written_anew} rows that only this node has written anew" if result.written_anew else ""
     console.fact(
         f"joined from {source}: {result.rows} rows of {result.tables} tables in {seconds:.1f} s{own}; next: sidecar run"

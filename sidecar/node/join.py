@@ -32,9 +32,11 @@ from sidecar.postgres.fold_limit import FoldLimit
 from sidecar.postgres.identity import require_place, take_place
 from sidecar.postgres.join_copy import Piece, PieceCopier, is_empty, pieces
 from sidecar.postgres.join_source import LOCK_TIMEOUT, JoinSource, Snapshot
+from sidecar.postgres.join_truncate import truncate_again
 from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.membership import MembershipStore
+from sidecar.postgres.merge import Merger
 from sidecar.postgres.problem import errors
 from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.session import Session
@@ -56,12 +58,14 @@ Report = Callable[[str, int, int, str], None]
 
 @dataclass(slots=True)
 class Joined:
-    """What a join did. ``merged``: rows that were merged by states; ``written_anew``: that only this node had."""
+    """What a join did. ``merged``: rows that were merged by states; ``written_anew``: that only this node had;
+    ``quarantined``: that cannot be here."""
 
     tables: int = 0
     rows: int = 0
     merged: int = 0
     written_anew: int = 0
+    quarantined: int = 0
     goal: VersionVector = field(default_factory=dict)
     """The other node's clock when the copy ended."""
 
@@ -232,13 +236,15 @@ class _Joining:
             self._peers.check_former(self._source.name, snapshot.clock)
             state.hlc.observe(max(snapshot.clock.values()))
             async with state.writer_lock:
-                former = snapshot.clock.get(state.node_id, 0)
-                anew = former > state.clock.get(state.node_id, 0)
-                anew = await join_target.begin(session, self._source, snapshot, self._pairs, former=former, anew=anew)
-                await take_place(session, self._source.fetch, state.node_id, anew=anew)
-                state.advance(state.node_id, former)
+                begun = await join_target.begin(
+                    session, self._source, snapshot, self._pairs, own=state.clock, node_id=state.node_id
+                )
+                await take_place(session, self._source.fetch, state.node_id, anew=begun.anew)
+                state.advance(state.node_id, snapshot.clock.get(state.node_id, 0))
             # Of a former database of this node nothing is here, so what is lacking of it was not removed here.
-            self._own = {**state.clock, state.node_id: 0} if anew else state.clock
+            self._own = {**state.clock, state.node_id: 0} if begun.anew else state.clock
+            if begun.truncations:
+                await self._truncate(begun.truncations)
             todo, filled = await self._plan()
             await self._copy(snapshot, todo)
         for _, target in self._pairs:
@@ -250,6 +256,26 @@ class _Joining:
             await join_target.finish(session, snapshot)
         goal = await self._source.clock()
         self._result.goal = {node: hlc for node, hlc in goal.items() if node != state.node_id}
+
+    async def _truncate(self, truncations: Sequence[tuple[TableSpec, int, int]]) -> None:
+        """Delete the genesis rows that an earlier try copied and that were truncated since: nothing over there names
+        them any more."""
+        settings = {"lock_timeout": LOCK_TIMEOUT}
+        session = await Session.open(self._settings.node.dsn, purpose="join", origin=False, settings=settings)
+        try:
+            state, limits = self._here.state, self._settings.limits
+            merger = Merger(
+                session,
+                self._here.progress,
+                state.writer_lock,
+                wait_locked_ms=limits.capture_wait_locked_ms,
+                function_ms_max=limits.merge_function_ms_max,
+            )
+            for spec, node, hlc in truncations:
+                self._report(f"truncating {spec.qualified}", 0, 0, ROWS)
+                await truncate_again(merger, state.tables, spec, node, hlc)
+        finally:
+            await session.close()
 
     async def _plan(self) -> tuple[list[Piece], list[tuple[TableSpec, TableSpec]]]:
         """The pieces, and the tables in which there are rows here already."""
@@ -266,36 +292,42 @@ class _Joining:
 
     async def _copy(self, snapshot: Snapshot, todo: list[Piece]) -> None:
         waiting = iter(todo)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(WORKERS, len(todo))):
-                    group.create_task(self._work(snapshot, waiting))
-        except ExceptionGroup as several:
-            raise several.exceptions[0] from None
+        async with contextlib.AsyncExitStack() as stack:
+            copiers = [await self._copier(stack, snapshot) for _ in range(min(WORKERS, len(todo)))]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for copier in copiers:
+                        group.create_task(self._work(copier, waiting))
+            except ExceptionGroup as several:
+                raise several.exceptions[0] from None
+            # A row that gives up a unique value may stand behind the one that takes it, and with another worker.
+            while sum([await copier.merge_aside() for copier in copiers]):
+                pass
+            self._result.quarantined = sum([await copier.quarantine_aside() for copier in copiers])
 
-    async def _work(self, snapshot: Snapshot, waiting: Iterator[Piece]) -> None:
+    async def _copier(self, stack: contextlib.AsyncExitStack, snapshot: Snapshot) -> PieceCopier:
         state = self._here.state
         # Sessions that make a table longer wait for each other, so copying is not as hasty as merging.
         settings = {"lock_timeout": LOCK_TIMEOUT}
         session = await Session.open(self._settings.node.dsn, purpose="join", origin=False, settings=settings)
-        try:
-            async with self._source.reader(snapshot) as reader:
-                limits = self._settings.limits
-                merger = StateMerger(
-                    session,
-                    self._here.progress,
-                    state.writer_lock,
-                    lock_timeout_ms=limits.lock_timeout_ms,
-                    folds=FoldLimit(session, limits.merge_function_ms_max),
-                )
-                copier = PieceCopier(self._source, snapshot, reader, merger, self._own)
-                for piece in waiting:
-                    count = await copier.copy(piece)
-                    self._result.rows += count
-                    self._result.merged += 0 if piece.straight else count
-                    self._report(f"copying {piece.target.qualified}", self._result.rows, self._expected, ROWS)
-        finally:
-            await session.close()
+        stack.push_async_callback(session.close)
+        reader = await stack.enter_async_context(self._source.reader(snapshot))
+        limits = self._settings.limits
+        merger = StateMerger(
+            session,
+            self._here.progress,
+            state.writer_lock,
+            lock_timeout_ms=limits.lock_timeout_ms,
+            folds=FoldLimit(session, limits.merge_function_ms_max),
+        )
+        return PieceCopier(self._source, snapshot, reader, merger, self._own)
+
+    async def _work(self, copier: PieceCopier, waiting: Iterator[Piece]) -> None:
+        for piece in waiting:
+            count = await copier.copy(piece)
+            self._result.rows += count
+            self._result.merged += 0 if piece.straight else count
+            self._report(f"copying {piece.target.qualified}", self._result.rows, self._expected, ROWS)
 
     async def _keep_own_rows(self, source: TableSpec, target: TableSpec) -> None:
         """Rows that only this node has, from before it was attached: the others learn of them as of a new write."""

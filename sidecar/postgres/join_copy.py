@@ -36,6 +36,7 @@ from sidecar.core.merge.state_tables import counter_table, qualified_user_table,
 from sidecar.core.versions import VersionVector
 from sidecar.errors import TransientError
 from sidecar.postgres.join_source import JoinSource, Snapshot, pipe
+from sidecar.postgres.row_errors import is_row_error
 from sidecar.postgres.session import Session
 from sidecar.postgres.state_merge import StateMerger
 
@@ -100,10 +101,26 @@ class PieceCopier:
             await self._copy_counters(piece)
             return 0
         if piece.straight:
-            # Where somebody writes the same keys here meanwhile, the piece is merged with what is here.
-            with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.LockNotAvailableError):
+            try:
                 return await self._copy_straight(piece)
+            except asyncpg.PostgresError as error:
+                # Where somebody writes the same keys here meanwhile, and where a row does not fit, the piece is merged.
+                if not is_row_error(error) and not isinstance(error, asyncpg.LockNotAvailableError):
+                    raise
         return await self._merge(piece)
+
+    async def merge_aside(self) -> int:
+        """Try rows that could not be merged once more; how many were merged."""
+        clock = self._snapshot.clock
+        return sum([await self._merger.merge_aside(spec, self._own, clock) for spec in list(self._merger.aside)])
+
+    async def quarantine_aside(self) -> int:
+        """Put those that still cannot into the quarantine; how many."""
+        left = dict(self._merger.aside)
+        for spec in left:
+            node = self._snapshot.node_id
+            await self._merger.quarantine_aside(spec, node, self._snapshot.clock.get(node, 0))
+        return sum(left.values())
 
     async def _copy_straight(self, piece: Piece) -> int:
         """As it is over there: rows and states in one transaction, because the state names it."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 from sidecar.core.catalog import TableSpec, quote
 from sidecar.core.merge.state_rows import keys_source
 from sidecar.core.merge.state_tables import qualified_user_table, row_table
 from sidecar.core.merge.truncate import note_statement
+from sidecar.core.versions import VersionVector
 from sidecar.postgres.join_source import JoinSource, Snapshot
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
@@ -21,19 +23,39 @@ KEYS_EACH = 1000
 _SQL = load("join")
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How a join begins. ``anew``: the others have changes of this node which are not here, because it had another
+    database. ``truncations``: table here, node and hlc of each TRUNCATE that came over there since this node took part,
+    or since an earlier try of the join."""
+
+    anew: bool
+    truncations: list[tuple[TableSpec, int, int]]
+
+
 async def begin(
-    session: Session, source: JoinSource, snapshot: Snapshot, pairs: Pairs, *, former: int, anew: bool
-) -> bool:
-    """From here on this database is neither this node's past nor the other's, until :func:`finish`. ``anew``: the
-    others have changes of this node which are not here, because it had another database; returns whether that is so, or
-    was at an earlier try. This node's own changes then follow those, whose end is ``former``."""
+    session: Session, source: JoinSource, snapshot: Snapshot, pairs: Pairs, *, own: VersionVector, node_id: int
+) -> Beginning:
+    """From here on this database is neither this node's past nor the other's, until :func:`finish`. ``own`` is its
+    clock. Its own changes follow those that the others have of it."""
+    former = snapshot.clock.get(node_id, 0)
+    anew = former > own.get(node_id, 0)
     newest = max(snapshot.clock.values())
     known = {there.table_id: here for there, here in pairs}
+    connection = session.connection
+    here = {tuple(row)[:2]: row["hlc"] for row in await connection.fetch(_SQL["read_truncations"])}
+    took_part = await connection.fetchval(_SQL["joining"]) is not None or any(node != node_id for node in own)
+    fresh = [
+        (known[table_id], node, hlc)
+        for table_id, node, hlc in snapshot.truncations
+        if table_id in known and here.get((known[table_id].table_id, node), -1) < hlc
+    ]
     async with session.own_transaction():
-        for table_id, node, hlc in snapshot.truncations:
-            if table_id in known:
-                await session.connection.execute(note_statement(known[table_id]), node, hlc)
-        return bool(await session.connection.fetchval(_SQL["begin_joining"], source.name, newest, former, anew))
+        # Before this node had anything to do with the others, what is in its tables was not there to be truncated.
+        for spec, node, hlc in () if took_part else fresh:
+            await connection.execute(note_statement(spec), node, hlc)
+        anew = bool(await connection.fetchval(_SQL["begin_joining"], source.name, newest, former, anew))
+    return Beginning(anew, fresh if took_part else [])
 
 
 async def finish(session: Session, snapshot: Snapshot) -> None:

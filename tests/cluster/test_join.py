@@ -1,243 +1,153 @@
-"""A third node joins two that are written to all the time: nothing lost, nothing counted twice."""
+"""A node joins others that are written to all the time: nothing lost, nothing counted twice."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import subprocess
 import time
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
 import pytest
+from join_lab import (
+    CONVERGE_S,
+    GENESIS,
+    SEVERAL,
+    Books,
+    agree,
+    begin_join,
+    cluster_and_newcomer,
+    cut_short,
+    join,
+    let_go,
+    seconds,
+    writing,
+)
 
 from sidecar.errors import SidecarError
-from sidecar.lab.cluster import COMMAND, LabCluster
-from sidecar.lab.embedded import FAST_SETTINGS
+from sidecar.lab.cluster import LabCluster
 from sidecar.lab.waiting import wait_until
 
-SCHEMA = """
-CREATE TABLE goods (id bigint PRIMARY KEY, name text, stock bigint NOT NULL DEFAULT 0, likes bigint NOT NULL DEFAULT 0,
-                    tags text[] NOT NULL DEFAULT '{}', note text);
-COMMENT ON TABLE goods IS '@crdt';
-COMMENT ON COLUMN goods.stock IS '@crdt(pn_counter)';
-COMMENT ON COLUMN goods.likes IS '@crdt(g_counter)';
-COMMENT ON COLUMN goods.tags IS '@crdt(or_set)';
-COMMENT ON COLUMN goods.note IS '@crdt(mv_register)';
-"""
-ROWS = (
-    "INSERT INTO goods (id, name, stock, tags)"
-    " SELECT i, 'good ' || i, i, ARRAY['t' || i % 7] FROM generate_series(1, {}) AS i"
-)
-GENESIS = 5_000
-HOT = 40
-"""Rows that most writes go to, so that some of them always have commits which are not captured yet."""
-PER_S = 250
-"""Transactions a second on each of two nodes."""
-WRITERS = 4
-CONVERGE_S = 120.0
+PER_S = 500
+"""Transactions a second on all nodes together."""
+SLOW_PER_S = 150
+"""The same where it is not the load that is tried."""
+LOAD_S = seconds("SIDECAR_JOIN_LOAD_S", 4.0)
+"""How long all nodes, the new one too, are written to after the join."""
 
 
-@dataclass
-class Books:
-    """What the writers were told is committed."""
-
-    stock: Counter[int] = field(default_factory=Counter)
-    likes: Counter[int] = field(default_factory=Counter)
-    inserted: set[int] = field(default_factory=set)
-    transactions: int = 0
-
-
-async def write(dsn: str, region: int, writer: int, books: Books, stop: asyncio.Event) -> None:
-    chance = random.Random(region * 100 + writer)
-    connection = await asyncpg.connect(dsn)
-    due = time.monotonic()
+async def missing(cluster: LabCluster, ledger: set[int]) -> int:
+    """How many of some transactions the last node lacks."""
+    connection = await asyncpg.connect(cluster.nodes[-1].dsn)
     try:
-        while not stop.is_set():
-            key = chance.randint(1, HOT if chance.random() < 0.7 else GENESIS)
-            kind = chance.random()
-            if kind < 0.4:
-                await connection.execute("UPDATE goods SET stock = stock + 3 WHERE id = $1", key)
-                books.stock[key] += 3
-            elif kind < 0.6:
-                await connection.execute("UPDATE goods SET likes = likes + 1, note = $2 WHERE id = $1", key, f"n{kind}")
-                books.likes[key] += 1
-            elif kind < 0.75:
-                tag = f"x{chance.randint(1, 9)}"
-                await connection.execute("UPDATE goods SET tags = array_append(tags, $2) WHERE id = $1", key, tag)
-            elif kind < 0.95:
-                new = 10_000_000 + region * 1_000_000 + writer * 200_000 + books.transactions
-                await connection.execute("INSERT INTO goods (id, name, stock) VALUES ($1, 'new', 7)", new)
-                books.inserted.add(new)
-                books.stock[new] += 7
-            else:
-                gone = 50_000_000 + region * 1_000_000 + writer * 200_000 + books.transactions
-                await connection.execute("INSERT INTO goods (id, name) VALUES ($1, 'short')", gone)
-                await connection.execute("DELETE FROM goods WHERE id = $1", gone)
-            books.transactions += 1
-            due += WRITERS / PER_S
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        return len(ledger - {row[0] for row in await connection.fetch("SELECT id FROM ledger")})
     finally:
         await connection.close()
 
 
-@asynccontextmanager
-async def writing(cluster: LabCluster, regions: tuple[int, ...], books: Books) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        for region in regions:
-            for writer in range(WRITERS):
-                group.create_task(write(cluster.nodes[region].dsn, region, writer, books, stop))
-        yield
-        stop.set()
-
-
-@asynccontextmanager
-async def two_of_three(folder: Path, *, third_rows: int = 0) -> AsyncIterator[LabCluster]:
-    """Nodes 0 and 1 run with the same rows; node 2 is initialised with the first rows of them, or none."""
-    cluster = LabCluster(3, folder, schema_sql=SCHEMA, proxied=False, server_settings=FAST_SETTINGS)
-    try:
-        for node in cluster.nodes:
-            await cluster._start_database(node)
-        for node, rows in zip(cluster.nodes, (GENESIS, GENESIS, third_rows), strict=True):
-            await asyncio.to_thread(node.server.run_psql, ROWS.format(rows), "app")
-        await cluster._write_configurations()
-        for node in cluster.nodes:
-            await cluster._init(node)
-        for index in (0, 1):
-            await cluster.start_sidecar(index)
-        yield cluster
-    finally:
-        await cluster.stop()
-
-
-async def join(cluster: LabCluster, *more: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *("join", "--from", "us-east", "--dsn", cluster.nodes[0].dsn, "-c", str(cluster.nodes[2].config_path), *more),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=cluster._env,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
-
-
-async def cut_short(cluster: LabCluster, after_s: float) -> bool:
-    """Kill a join soon after it has begun to write; whether it was not done by then."""
-    third = cluster.nodes[2]
-    connection = await asyncpg.connect(third.dsn)
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *("join", "--from", "us-east", "--dsn", cluster.nodes[0].dsn, "-c", str(third.config_path)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=cluster._env,
-    )
-    before = await connection.fetchval("SELECT xmin::text FROM crdt_state.node")
-
-    async def begun() -> bool:
-        assert process.returncode in (None, 0)
-        query = "SELECT joining IS NOT NULL AND xmin::text <> $1 FROM crdt_state.node"
-        return bool(await connection.fetchval(query, before))
-
-    try:
-        await wait_until(begun, CONVERGE_S, "the join writes")
-        await asyncio.sleep(after_s)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-    async def let_go() -> bool:
-        """The server takes a moment to notice that nobody is there any more."""
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'sidecar%'"
-        return await connection.fetchval(query) == 0
-
-    try:
-        await wait_until(let_go, CONVERGE_S, "the sessions of the killed join end")
-        return bool(await connection.fetchval("SELECT joining IS NOT NULL FROM crdt_state.node"))
-    finally:
-        await connection.close()
-
-
-async def differences(cluster: LabCluster) -> list[tuple[str, ...]]:
-    """The first rows that the third node has otherwise than the first."""
-    found = []
-    for index in (0, 2):
-        connection = await asyncpg.connect(cluster.nodes[index].dsn)
-        query = """
-            SELECT g.id, g::text, to_jsonb(s)::text FROM goods AS g LEFT JOIN crdt_state.row_1 AS s ON s.k_1 = g.id
-        """
-        found.append({row[0]: (row[1], row[2]) for row in await connection.fetch(query)})
-        await connection.close()
-    there, here = found
-    return [(*there[key], *here[key]) for key in there if there[key][0] != here[key][0]][:4]
-
-
-async def agree(cluster: LabCluster, books: Books) -> None:
-    await cluster.wait_converged(CONVERGE_S)
-    sums = await cluster.checksums("goods")
-    shown = {}
-    for node in cluster.nodes:
-        connection = await asyncpg.connect(node.dsn)
-        try:
-            shown[node.name] = {
-                r[0]: (r[1], r[2]) for r in await connection.fetch("SELECT id, stock, likes FROM goods")
-            }
-            assert await connection.fetchval("SELECT count(*) FROM crdt_state.quarantine") == 0
-        finally:
-            await connection.close()
-    base = {key: key for key in range(1, GENESIS + 1)}
-    wanted = {k: (base.get(k, 0) + books.stock[k], books.likes[k]) for k in {*base, *books.inserted}}
-    for name, rows in shown.items():
-        wrong = {k: (rows.get(k), w) for k, w in wanted.items() if rows.get(k) != w}
-        assert not wrong, f"{name}: {len(wrong)} rows, such as {dict(list(wrong.items())[:5])}"
-        assert set(rows) - set(wanted) == set(), name
-    assert len(set(sums.values())) == 1, await differences(cluster)
-
-
-@pytest.mark.parametrize("third_rows", [0, GENESIS // 2], ids=["empty", "rows"])
-async def test_a_node_joins_under_load(tmp_path: Path, third_rows: int) -> None:
-    async with two_of_three(tmp_path, third_rows=third_rows) as cluster:
+@SEVERAL
+async def test_a_fourth_node_joins_under_load_and_is_written_to(tmp_path: Path) -> None:
+    """When the join says that it is done, the node has everything from before the copy ended."""
+    async with cluster_and_newcomer(tmp_path, 4) as cluster:
         books = Books()
-        async with writing(cluster, (0, 1), books):
+        async with writing(cluster, (0, 1, 2), books, PER_S / 3):
             await asyncio.sleep(2)  # row states of many rows
-            started = time.monotonic()
+            process = await begin_join(cluster)
+            before, started = set(books.ledger), time.monotonic()
+            output = (await process.communicate())[0].decode()
+            assert process.returncode == 0, output
+            assert "joined from us-east" in output
+            assert await missing(cluster, before) == 0
+            assert books.transactions - len(before) > PER_S * (time.monotonic() - started) / 10, "writers were held up"
+        await cluster.start_sidecar(3)
+        async with writing(cluster, (0, 1, 2, 3), books, PER_S / 4):
+            await asyncio.sleep(LOAD_S)
+        await agree(cluster, books)
+
+
+@SEVERAL
+async def test_a_join_survives_its_own_end_and_that_of_the_node_it_copies(tmp_path: Path) -> None:
+    """Killed in the middle; then the sidecar and the server that it copies from are killed; then brought to its end."""
+    async with cluster_and_newcomer(tmp_path, 4) as cluster:
+        books = Books()
+        async with writing(cluster, (0, 1, 2), books, SLOW_PER_S / 3):
+            await asyncio.sleep(1)
+            assert await cut_short(cluster, 0.0), "the join was done before it could be cut short"
+            with pytest.raises(SidecarError, match="has begun to join from us-east"):
+                await cluster.start_sidecar(3)
+            await cluster.kill_sidecar(3)
+            process = await begin_join(cluster, "--no-wait", log=tmp_path / "join.log")
+            await asyncio.sleep(1.5)
+            await cluster.kill_sidecar(0)
+            await cluster.kill_server(0)
+            await process.wait()
+            said = (tmp_path / "join.log").read_text()
+            assert process.returncode == 0 or "error: " in said.splitlines()[-1], said
+            assert "Traceback" not in said
+            await cluster.start_server(0)
+            await cluster.start_sidecar(0)
+            connection = await asyncpg.connect(cluster.nodes[3].dsn)
+            await let_go(connection)
+            await connection.close()
             status, output = await join(cluster)
             assert status == 0, output
-            assert "joined from us-east" in output
-            await cluster.start_sidecar(2)
+        await cluster.start_sidecar(3)
+        async with writing(cluster, (0, 1, 2, 3), books, SLOW_PER_S / 4):
+            await asyncio.sleep(LOAD_S)
+        await agree(cluster, books)
+
+
+async def test_a_node_with_rows_joins_without_waiting_for_the_rest(tmp_path: Path) -> None:
+    async with cluster_and_newcomer(tmp_path, 3, newcomer_rows=GENESIS // 2) as cluster:
+        books = Books()
+        async with writing(cluster, (0, 1), books, SLOW_PER_S / 2):
             await asyncio.sleep(1)
-            assert books.transactions > PER_S * (time.monotonic() - started) / 2, "the writers were held up"
+            status, output = await join(cluster, "--no-wait")
+            assert status == 0, output
+        await cluster.start_sidecar(2)
         await agree(cluster, books)
 
 
 async def test_a_join_that_was_cut_short_goes_on(tmp_path: Path) -> None:
-    """Killed at several moments, then brought to its end; meanwhile ``sidecar run`` refuses to start."""
-    async with two_of_three(tmp_path) as cluster:
+    """Killed at several moments, then brought to its end."""
+    async with cluster_and_newcomer(tmp_path, 3) as cluster:
         books = Books()
-        async with writing(cluster, (0, 1), books):
+        async with writing(cluster, (0, 1), books, SLOW_PER_S / 2):
             await asyncio.sleep(1)
-            assert await cut_short(cluster, 0.0), "the join was done before it could be cut short"
-            with pytest.raises(SidecarError, match="has begun to join from us-east"):
-                await cluster.start_sidecar(2)
-            # A fast machine may be done before it can be cut short again.
-            if await cut_short(cluster, 0.1) and await cut_short(cluster, 0.3):
-                status, output = await join(cluster)
-                assert status == 0, output
+            for after_s in (0.0, 0.1, 0.3):
+                if not await cut_short(cluster, after_s):
+                    break  # a fast machine may be done before it can be cut short again
+            status, output = await join(cluster)
+            assert status == 0, output
             await cluster.start_sidecar(2)
         await agree(cluster, books)
 
 
+async def test_a_truncate_between_two_tries_holds(tmp_path: Path) -> None:
+    """Rows that nobody has written leave nothing behind when they are truncated: the second try may not take those that
+    the first one has copied for this node's own, and bring them back."""
+    async with cluster_and_newcomer(tmp_path, 2) as cluster:
+        first, last = cluster.nodes
+        source, newcomer = await asyncpg.connect(first.dsn), await asyncpg.connect(last.dsn)
+        await source.execute("UPDATE goods SET stock = stock + 1 WHERE id <= 10")
+        status, output = await join(cluster, "--no-wait")
+        assert status == 0, output
+        assert await newcomer.fetchval("SELECT count(*) FROM goods") == GENESIS
+        # As when it was killed just before its end.
+        await newcomer.execute("UPDATE crdt_state.node SET joining = 'us-east'")
+        await newcomer.execute("DELETE FROM crdt_state.clock WHERE node <> 2")
+        await source.execute("TRUNCATE goods")
+        await source.execute("INSERT INTO goods (id, name, stock) VALUES (5, 'new', 1), (20, 'new', 2)")
+        status, output = await join(cluster, "--no-wait")
+        assert status == 0, output
+        await cluster.start_sidecar(1)
+        await cluster.wait_converged(CONVERGE_S)
+        for connection in (source, newcomer):
+            assert await connection.fetch("SELECT id, stock FROM goods ORDER BY id") == [(5, 1), (20, 2)]
+            await connection.close()
+
+
 async def test_tables_that_differ_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
-    async with two_of_three(tmp_path) as cluster:
+    async with cluster_and_newcomer(tmp_path, 3) as cluster:
         third = cluster.nodes[2]
         await asyncio.to_thread(third.server.run_psql, "ALTER TABLE goods ADD COLUMN more int", "app")
         status, output = await join(cluster)
@@ -248,10 +158,10 @@ async def test_tables_that_differ_are_listed_and_nothing_is_written(tmp_path: Pa
 
 async def test_a_node_is_made_anew_under_its_old_name_and_id(tmp_path: Path) -> None:
     """Its own earlier changes come back to it, and its new ones follow them."""
-    async with two_of_three(tmp_path, third_rows=GENESIS) as cluster:
+    async with cluster_and_newcomer(tmp_path, 3, newcomer_rows=GENESIS) as cluster:
         await cluster.start_sidecar(2)
         books = Books()
-        async with writing(cluster, (0, 1, 2), books):
+        async with writing(cluster, (0, 1, 2), books, SLOW_PER_S / 3):
             await asyncio.sleep(2)
         await agree(cluster, books)
         await cluster.stop_sidecar(2)
@@ -260,10 +170,57 @@ async def test_a_node_is_made_anew_under_its_old_name_and_id(tmp_path: Path) -> 
         await asyncio.to_thread(third.server.run_psql, "DROP DATABASE app")
         await cluster._start_database(third)
         await cluster._init(third)
-        async with writing(cluster, (0, 1), books):
+        async with writing(cluster, (0, 1), books, SLOW_PER_S / 2):
             status, output = await join(cluster)
             assert status == 0, output
             await cluster.start_sidecar(2)
-            async with writing(cluster, (2,), books):
+            async with writing(cluster, (2,), books, SLOW_PER_S / 4):
                 await asyncio.sleep(2)
         await agree(cluster, books)
+
+
+TRIMMED = {"limits": {"journal_partition_rows": 64}}
+"""A journal that is dropped in small pieces."""
+
+
+async def journal_begins(dsn: str) -> int:
+    """The first number that a node's journal may still hold."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return int(await connection.fetchval("SELECT coalesce(min(seq), 0) FROM crdt_state.journal"))
+    finally:
+        await connection.close()
+
+
+@SEVERAL
+async def test_a_peer_that_lists_nobody_keeps_its_journal_for_a_joining_node(tmp_path: Path) -> None:
+    """The copy takes longer than that peer and the copied node take to be done with what comes after it: without being
+    told, the peer trims it before the new node is there."""
+    async with cluster_and_newcomer(tmp_path, 3, sections=TRIMMED) as cluster:
+        dialled = cluster.nodes[1]
+        text = dialled.config_path.read_text()
+        dialled.config_path.write_text(text[: text.index("[[peers]]")])
+        await cluster.stop_sidecar(1)
+        await cluster.start_sidecar(1)
+        books = Books()
+        blocker = await asyncpg.connect(cluster.nodes[2].dsn)
+        async with writing(cluster, (1,), books, 100):
+            await wait_until(lambda: trimmed(dialled.dsn), CONVERGE_S, "the peer trims its journal")
+            begins = await journal_begins(dialled.dsn)
+            async with blocker.transaction():
+                await blocker.execute("LOCK TABLE ledger IN SHARE MODE")
+                process = await begin_join(cluster, log=tmp_path / "join.log")
+                begun = "SELECT joining IS NOT NULL FROM crdt_state.node"
+                await wait_until(lambda: blocker.fetchval(begun), CONVERGE_S, "the join copies")
+                written = books.transactions
+                await wait_until(lambda: books.transactions > written + 1500, CONVERGE_S, "much is written")
+                assert process.returncode is None
+            assert await process.wait() == 0, (tmp_path / "join.log").read_text()
+            assert await journal_begins(dialled.dsn) <= begins + 2 * 64
+        await cluster.start_sidecar(2)
+        await agree(cluster, books)
+        await blocker.close()
+
+
+async def trimmed(dsn: str) -> bool:
+    return await journal_begins(dsn) > 64

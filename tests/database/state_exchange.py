@@ -38,11 +38,10 @@ async def merge_states(here: HarnessNode, other: HarnessNode, tables: Iterable[s
                     await reader.copy_from_query(states_query(source, target, floor, rows), output=keep)
                     await merger.fill(target, _stream(chunks))
                 here.state.hlc.observe(max(clock.values()))
-                done = await merger.merge(target, here.state.clock, clock)
-                total.staged += done.staged
-                total.inserted += done.inserted
-                total.updated += done.updated
-                total.deleted += done.deleted
+                total.add(await merger.merge(target, here.state.clock, clock))
+                while await merger.merge_aside(target, here.state.clock, clock):
+                    pass
+                await merger.quarantine_aside(target, other.id, clock[other.id])
     finally:
         await reader.close()
     for node, hlc in clock.items():

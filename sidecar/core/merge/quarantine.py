@@ -35,6 +35,25 @@ def absent_insert(spec: TableSpec, pairs: list[str], parameters: Parameters, due
     )
 
 
+def quarantine_states(spec: TableSpec, rows: str) -> str:
+    """Keeps whole rows of another node ($1), as of its clock ($2), that cannot be merged here; not twice for the same
+    reason. ``rows`` is a table of staged rows with ``sqlstate`` and ``reason``. Counters stand there with their true
+    values, not as deltas."""
+    pairs = [f"{quote_literal(c.name)}, r.iv_{c.attnum}" for c in spec.columns]
+    key = row_key_json(spec, "r")
+    change = (
+        "jsonb_build_object('op', CASE WHEN r.there THEN 'I' ELSE 'D' END, 'hlc', r.in_live_hlc::text,"
+        f" 'values', {json_object(pairs)})"
+    )
+    return (
+        "INSERT INTO crdt_state.quarantine"
+        " (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)\n"
+        f"SELECT $1::int2, 0, $2::int8, {quote_literal(spec.qualified)}, {key}, {change}, r.sqlstate, r.reason\n"
+        f"FROM {rows} AS r WHERE NOT EXISTS (SELECT FROM crdt_state.quarantine AS q WHERE q.table_name ="
+        f" {quote_literal(spec.qualified)} AND q.row_key = {key} AND q.reason = r.reason)"
+    )
+
+
 def quarantine_statement(spec: TableSpec, changes: TableChanges) -> Statement:
     """Parameters besides the arrays: ``position`` (1-based), ``origin``, ``from_hlc``, ``to_hlc``, ``sqlstate``,
     ``reason``. ``change`` holds the operation, its hlc and the new text images (counters: the deltas)."""

@@ -91,6 +91,15 @@ def _order(column: ColumnSpec, value: str) -> str:
     return f"{value}{by_bytes} {_DIRECTION[column.crdt]} NULLS LAST"
 
 
+def shown_of_two(column: ColumnSpec, one: str, other: str, newer: str) -> str:
+    """Whether the first of two values would be shown; ``newer``: whether its write is the later one."""
+    if column.crdt not in _DIRECTION:
+        return newer
+    pair = f"(VALUES ({one}, {newer}, true), ({other}, NOT {newer}, false))"
+    order = f"{_order(column, 'x.value')}, x.newer DESC"
+    return f"(SELECT x.wins FROM {pair} AS x(value, newer, wins) ORDER BY {order} LIMIT 1)"
+
+
 def state_values(column: ColumnSpec) -> dict[str, str]:
     """State columns after the merge, beside those of the latest write (:func:`.registers.state_values`)."""
     return {f"sib_{column.attnum}": f"p.nsib_{column.attnum}"}
@@ -104,11 +113,7 @@ def conflict_rows(column: ColumnSpec) -> list[str]:
     alone = f"CASE WHEN s.sib_{n} IS NULL THEN s.v_{n} END"
     here = f"(w.value -> 0)::int8, (w.value -> 1)::int8, w.value ->> 2, {alone}"
     newer = f"(p.h_{n}, p.origin) > ((w.value -> 1)::int8, (w.value -> 0)::int8)"
-    wins = newer
-    if column.crdt in _DIRECTION:
-        pair = f"(VALUES (p.val_{n}, {newer}, true), ((w.value ->> 2)::{column.cast_name}, NOT {newer}, false))"
-        order = f"{_order(column, 'x.value')}, x.newer DESC"
-        wins = f"(SELECT x.wins FROM {pair} AS x(value, newer, wins) ORDER BY {order} LIMIT 1)"
+    wins = shown_of_two(column, f"p.val_{n}", f"(w.value ->> 2)::{column.cast_name}", newer)
     head = f"{quote_literal(column.name)}, NULL, {quote_literal(column.crdt)}"
     rows = [
         f"SELECT {head}, 'overwrite', NULL, {wins}, p.origin, p.h_{n}, p.val_{n}::text, {here}"

@@ -46,6 +46,16 @@ def again(spec: TableSpec) -> str:
     return f"pg_temp.again_{spec.table_id}"
 
 
+def apart(spec: TableSpec) -> str:
+    """A third one, for the rows of a stage that cannot be merged all together."""
+    return f"pg_temp.apart_{spec.table_id}"
+
+
+def aside(spec: TableSpec) -> str:
+    """Rows that could not be merged, with ``sqlstate`` and ``reason``."""
+    return f"pg_temp.aside_{spec.table_id}"
+
+
 def _column(column: ColumnSpec) -> list[tuple[str, str]]:
     n = column.attnum
     if column.is_counter:
@@ -71,6 +81,13 @@ def stage_ddl(spec: TableSpec, table: str) -> str:
     columns += [f"{name} {kind}" for column in spec.columns for name, kind in _column(column)]
     columns += ["op \"char\" DEFAULT 'T'", "accepted text"]
     return f"CREATE TEMPORARY TABLE {table} ({', '.join(columns)})"
+
+
+def prepare_ddl(spec: TableSpec) -> str:
+    """Makes all four."""
+    tables = (stage(spec), again(spec), apart(spec), aside(spec))
+    made = [f"DROP TABLE IF EXISTS {table}; {stage_ddl(spec, table)}" for table in tables]
+    return "; ".join([*made, f"ALTER TABLE {aside(spec)} ADD sqlstate text, ADD reason text"])
 
 
 def recent(floor: int | None) -> str:

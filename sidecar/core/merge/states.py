@@ -9,8 +9,8 @@ merged true value is that plus the value of the merged sums. A delete of the row
 after a TRUNCATE it counts nowhere (:mod:`.genesis`).
 
 Reads as the merge of change sets does (:mod:`.apply`): ``g`` staged -> ``j`` with row state ``s`` and user row ``t``
-looked up -> ``p`` decided -> ``go`` -> user's table, row states, counters -> one summary row. Nothing is written when
-any row is not clean.
+looked up -> ``p`` decided -> ``go`` -> user's table, row states, counters, conflicts -> one summary row. Nothing is
+written when any row is not clean.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sidecar.core.merge.apply import FENCE
 from sidecar.core.merge.clean import dirty, looked_up, looked_up_columns
 from sidecar.core.merge.quarantine import json_object
 from sidecar.core.merge.staging import Parameters, Statement
+from sidecar.core.merge.state_conflicts import StateConflicts
 from sidecar.core.merge.state_rows import stage
 from sidecar.core.merge.state_tables import counter_table, image, qualified_user_table, row_table
 
@@ -34,6 +35,7 @@ class _States:
         self.spec = spec
         self.parameters = Parameters()
         self.assigned = [c for c in spec.columns if not c.is_counter]
+        self.conflicts = StateConflicts(spec, self.own_clock, self.in_clock)
 
     @property
     def own_clock(self) -> str:
@@ -181,7 +183,8 @@ class _States:
         entries += [f"{quote_literal(c.name)}, q.ns_{c.attnum}" for c in self.spec.counters if counters.loose(c)]
         image = f"CASE WHEN NOT q.alive AND ({known}) THEN {json_object(entries)} END"
         order = ", ".join(f"q.k_{c.attnum}" for c in self.spec.key)
-        return f"SELECT q.*, {act} AS act, {image} AS new_image\n    FROM (\n    {self.shown()}) AS q ORDER BY {order}"
+        select = f"q.*, {act} AS act, {image} AS new_image, {self.conflicts.flag('q')} AS concurrent"
+        return f"SELECT {select}\n    FROM (\n    {self.shown()}) AS q ORDER BY {order}"
 
     def user_statements(self) -> list[tuple[str, str]]:
         table = qualified_user_table(self.spec)
@@ -278,13 +281,15 @@ class _States:
             "      count(*) FILTER (WHERE dirty) AS dirty,\n"
             "      count(*) FILTER (WHERE act = 'D') AS planned_del,\n"
             "      count(*) FILTER (WHERE act = 'U') AS planned_upd,\n"
-            "      count(*) FILTER (WHERE act = 'I') AS planned_ins\n    FROM p"
+            "      count(*) FILTER (WHERE act = 'I') AS planned_ins,\n"
+            "      count(*) FILTER (WHERE concurrent) AS concurrent\n    FROM p"
         )
         user = self.user_statements()
-        parts = [("p", self.decided()), ("go", go), *user, *self.state_statements(), *self.sums()]
+        notes = [("conflicts", self.conflicts.insert("(SELECT clean AND concurrent > 0 FROM go)"))]
+        parts = [("p", self.decided()), ("go", go), *user, *self.state_statements(), *self.sums(), *notes]
         texts = [f"{name} AS {'MATERIALIZED ' if name in ('p', 'go') else ''}(\n    {text}\n)" for name, text in parts]
         # The writing parts run in the order in which they are asked for here: a unique value is given up, then taken.
-        counts = ", ".join(f"(SELECT count(*) FROM {name}) AS {name}" for name, _ in user)
+        counts = ", ".join(f"(SELECT count(*) FROM {name}) AS {name}" for name, _ in [*user, *notes])
         return self.parameters.statement("WITH " + ", ".join(texts) + f"\nSELECT {counts}, go.* FROM go")
 
 

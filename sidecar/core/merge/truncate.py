@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from sidecar.core.arrays import number_array, text_array
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote
-from sidecar.core.changes import DELETE, MASK_BITS, LocalChanges, TableChanges
+from sidecar.core.changes import DELETE, MASK_BITS, TRUNCATE, LocalChanges, TableChanges
 from sidecar.core.elements import RULES
 from sidecar.core.merge.liveness import alive_here, rule_of
 from sidecar.core.merge.state_tables import counter_table, key_match, qualified_user_table, row_table
@@ -165,6 +165,25 @@ def deletes(
         values=[b""] * len(names),
         late=[b""] * len(names),
         seen=[b""] * len(names),
+    )
+
+
+def genesis_delete(spec: TableSpec, hlc: int) -> TableChanges:
+    """The operation ``Z`` by itself, as it travels."""
+    return TableChanges(
+        schema=spec.schema,
+        name=spec.name,
+        key_columns=[c.name for c in spec.key],
+        columns=[],
+        rows=1,
+        ops=b"{" + TRUNCATE + b"}",
+        hlcs=number_array([hlc]),
+        inserted=b"",
+        masks=[],
+        keys=[text_array([b""]) for _ in spec.key],
+        values=[],
+        late=[],
+        seen=[],
     )
 
 
