@@ -50,6 +50,7 @@ async def test_a_fourth_node_joins_under_load_and_is_written_to(tmp_path: Path) 
     async with cluster_and_newcomer(tmp_path, 4) as cluster:
         books = Books()
         async with writing(cluster, (0, 1, 2), books, PER_S / 3):
+            began = time.monotonic()
             await asyncio.sleep(2)  # row states of many rows
             process = await begin_join(cluster)
             before, started = set(books.ledger), time.monotonic()
@@ -57,7 +58,10 @@ async def test_a_fourth_node_joins_under_load_and_is_written_to(tmp_path: Path) 
             assert process.returncode == 0, output
             assert "joined from us-east" in output
             assert await missing(cluster, before) == 0
-            assert books.transactions - len(before) > PER_S * (time.monotonic() - started) / 10, "writers were held up"
+            # Against what this machine did before: it may be busy with something else.
+            usual_per_s = len(before) / (started - began)
+            per_s = (books.transactions - len(before)) / (time.monotonic() - started)
+            assert per_s > usual_per_s / 4, "the writers were held up"
         await cluster.start_sidecar(3)
         async with writing(cluster, (0, 1, 2, 3), books, PER_S / 4):
             await asyncio.sleep(LOAD_S)
