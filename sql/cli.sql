@@ -62,3 +62,16 @@ WHERE c.oid = to_regclass(%(table)s) AND (%(column)s::text IS NULL OR a.attnum I
 -- name: read_missing_schemas
 -- Those of the named schemas that do not exist, one per row
 SELECT s FROM unnest(%(schemas)s::text[]) AS s WHERE to_regnamespace(quote_ident(s)) IS NULL
+
+-- name: read_orphans_known
+-- Whether crdt.orphans is there: one boolean
+SELECT to_regproc('crdt.orphans') IS NOT NULL
+
+-- name: limit_time
+-- For the rest of the transaction: milliseconds a statement may take
+SELECT set_config('statement_timeout', %s, true)
+
+-- name: read_orphans
+-- Of a table, per foreign key with orphans: constraint, points_at, count (up to the limit), key of one as text
+SELECT o."constraint", o.points_at, count(*), min(o.key::text) FROM crdt.orphans(%s::regclass, %s) AS o
+GROUP BY 1, 2 ORDER BY 1

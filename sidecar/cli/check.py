@@ -15,6 +15,7 @@ from sidecar.core.catalog import TableSpec
 from sidecar.errors import UsageError
 from sidecar.postgres.admin import connect
 from sidecar.postgres.catalogue import read_catalogue
+from sidecar.postgres.orphans import find_orphans
 from sidecar.postgres.problem import Problem, errors, in_order
 from sidecar.postgres.server_check import check_server
 from sidecar.postgres.statements import load
@@ -56,7 +57,8 @@ def command(
 
 async def _check(dsn: str, schemas: Sequence[str]) -> Findings:
     async with await connect(dsn, autocommit=True) as conn:
-        return await examine(conn, schemas)
+        found = await examine(conn, schemas)
+        return Findings(found.tables, in_order([*found.problems, *await find_orphans(conn, found.tables)]))
 
 
 async def examine(conn: psycopg.AsyncConnection[Any], schemas: Sequence[str] = ()) -> Findings:
