@@ -32,7 +32,7 @@ from sidecar.node.upkeep import catalogue_loop, heartbeat_loop, peers_loop, supe
 from sidecar.node.waits import ClockWaits, Waits
 from sidecar.peers.mesh import PeerMesh
 from sidecar.postgres.catalogue_session import CatalogueSession
-from sidecar.postgres.identity import MetStore, begin_start, check_end
+from sidecar.postgres.identity import MetStore, begin_start, check_end, require_place
 from sidecar.postgres.journal import JournalStart, JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.membership import MembershipStore
@@ -156,7 +156,9 @@ class Node:
             )
             start = await writer.start()
             self._check_owner(start)
-            await self._identify(start)
+            # Nothing is captured or sent by a database that is not what it was, or not where.
+            await require_place(state.settings.node.dsn)
+            check_end(state.clock.get(state.node_id, 0), start.clock.get(state.node_id, 0))
             self._resume(start)
             reader = JournalReader(sessions.upkeep)
             self._reader = reader
@@ -208,6 +210,8 @@ class Node:
                 publish=self._links.publish_relayed if self._links.policy.any else None,
             )
             waits = Waits(state, self.progress, WaitBoard(sessions.waits, reader), reader, self._links)
+            identities = self._links.identities
+            identities.own = await begin_start(state.settings.node.dsn, self._boot_id, known=identities.own)
             self._links.ready.set()
             self._served = True
             self._pulse.restart(asyncio.get_running_loop().time())
@@ -288,12 +292,6 @@ class Node:
                 f"this database belongs to node {start.node_id}, the configuration says {self.state.node_id}",
                 mend="correct id or dsn in [node]",
             )
-
-    async def _identify(self, start: JournalStart) -> None:
-        """Who this node is to the others; nothing is captured or sent by a database that is not what it was."""
-        identities, node_id = self._links.identities, self.state.node_id
-        check_end(self.state.clock.get(node_id, 0), start.clock.get(node_id, 0))
-        identities.own = await begin_start(self.state.settings.node.dsn, self._boot_id, known=identities.own)
 
     def _resume(self, start: JournalStart) -> None:
         state = self.state

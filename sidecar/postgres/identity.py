@@ -102,13 +102,12 @@ async def store_place(conn: Connection, place: Place) -> None:
 
 
 async def begin_start(dsn: str, boot_id: str, *, known: OwnIdentity | None) -> OwnIdentity:
-    """Check the database's place, and write down the present start of the sidecar; to be called by the one sidecar of
-    the database, with the schema up to date, before it writes or says anything.
+    """Write down the present start of the sidecar; to be called by the one sidecar of the database before it captures
+    or says anything, and when nothing else can fail: a Hello tells a bounded number of starts.
 
     ``known``: what this process found before its sessions broke. Raises :class:`FatalError` when that is not here.
     """
     async with await connect(dsn, autocommit=True, waiting=True) as conn:
-        await check_place(conn, dsn)
         if known is None:
             async with own_transaction(conn):
                 await conn.execute(_SQL["add_start"], (boot_id,))

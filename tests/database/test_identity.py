@@ -86,11 +86,12 @@ async def test_a_database_that_was_moved_with_its_slot_goes_on_when_that_is_said
     """As after pg_upgrade, which carries slots over and makes another system identifier."""
     await fetch(attached, "UPDATE crdt_state.node SET server = '1'")
     with pytest.raises(ConfigurationError, match=COPIED + " on another server"):
-        await begin_start(attached, "x", known=None)
+        await require_place(attached)
     with pytest.raises(ConfigurationError, match=COPIED):
         await init(attached)
     before = await fetch(attached, "SELECT incarnation FROM crdt_state.node")
     await init(attached, moved=True)
+    await require_place(attached)
     found = await begin_start(attached, "x", known=None)
     assert str(before[0][0]) == found.incarnation
 

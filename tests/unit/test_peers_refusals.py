@@ -9,7 +9,8 @@ import structlog
 from peer_lab import Lab, Node, free_address, make_part, until
 
 from sidecar.core.wire.frames import encode_frame
-from sidecar.core.wire.messages import Hello, Refuse, encode_message
+from sidecar.core.wire.identity import Known
+from sidecar.core.wire.messages import Hello, Refuse, Start, encode_message
 from sidecar.core.wire.session import Session
 from sidecar.peers import dialler, listener, pacing, registry
 from sidecar.peers.status import PeerPhase
@@ -397,3 +398,63 @@ def test_line_limit_counts_what_it_leaves_out() -> None:
 
 def test_connect_timeout_is_named() -> None:
     assert dialler.CONNECT_S == registry.HANDSHAKE_S == 5.0
+
+
+# -- who somebody is ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_peer_that_claims_what_this_node_never_had_is_refused_and_nobody_else(lab: Lab) -> None:
+    """True of a node that was put back; from a peer that lies it costs that one link."""
+    c = lab.node("c", 3)
+    b = lab.node("b", 2, clock={1: 101})
+    a = lab.node("a", 1, peers={"b": b.listen, "c": c.listen}, end=100)
+    await lab.start(a, b, c)
+    await until(lambda: "c" in a.mesh.links)
+    await until(lambda: a.mesh.states["b"].state is PeerPhase.REFUSED and a.refusals)
+    assert "b has changes of 'a' (node 1) from after 0.100" in (a.mesh.states["b"].last_error or "")
+    assert [(name, error.cause) for name, error in a.refusals] == [("b", "past")]
+    assert a.mesh.refusals == {"past": 1}
+    assert b.mesh.refusals == {"by_peer": 1}
+    assert not a.count("down", "c")
+
+
+@pytest.mark.parametrize("dials", ["a", "b"])
+async def test_a_copy_is_told_on_both_sides_whoever_dials(lab: Lab, dials: str) -> None:
+    facts = {"incarnation": "i", "generation": 1, "starts": [Start(4, "copy", 10)], "boot_id": "copy"}
+    a_listen, b_listen = free_address(), free_address()
+    a = lab.node("a", 1, listen=a_listen, peers={"b": b_listen} if dials == "a" else {})
+    b = lab.node("b", 2, listen=b_listen, peers={"a": a_listen} if dials == "b" else {}, **facts)
+    a.nodes = {2: Known("b", incarnation="i", generation=1, start=4, boot_id="genuine", told_hlc=12)}
+    await lab.start(a, b)
+    dialler = a if dials == "a" else b
+    await until(lambda: dialler.mesh.states["b" if dials == "a" else "a"].state is PeerPhase.REFUSED)
+    if dials == "b":
+        await until(lambda: b.refusals)
+        assert [(name, error.cause, error.peer_cause) for name, error in b.refusals] == [("a", "by_peer", "copy")]
+        assert "two databases run as 'b' (node 2)" in b.refusals[0][1].message
+    else:
+        assert [(name, error.cause) for name, error in a.refusals] == [("b", "copy")]
+    await until(lambda: a.mesh.refusals == {"copy": 1} and b.mesh.refusals == {"by_peer": 1})
+    assert not a.mesh.links
+    a.nodes = {}
+
+
+async def test_an_id_or_a_name_that_only_others_are_linked_with_is_taken(lab: Lab) -> None:
+    a = lab.node("a", 1)
+    a.nodes = {7: Known("far"), 8: Known("farther")}
+    for name, node_id, cause in (("new", 7, "id"), ("farther", 9, "name")):
+        b = lab.node(name, node_id, peers={"a": a.listen})
+        await lab.start(*([a] if a.task is None else []), b)
+        await until(lambda b=b: b.mesh.states["a"].state is PeerPhase.REFUSED)
+        assert a.mesh.refusals[cause] == 1
+    assert not a.mesh.links
+    assert a.refusals == [], "strangers' names are not kept"
+
+
+async def test_a_peer_of_the_first_protocol_says_nothing_of_itself_and_is_linked(lab: Lab) -> None:
+    facts = {"incarnation": "i", "generation": 1, "starts": [Start(4, "boot-1", 10)], "end": 10}
+    a = lab.node("a", 1, **facts)
+    a.nodes = {2: Known("b", boot_id="boot-0")}
+    b = lab.node("b", 2, peers={"a": a.listen}, protocol=(1, 1))
+    await lab.linked(a, b)
+    assert b.mesh.states["a"].last_error is None
