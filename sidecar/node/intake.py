@@ -10,7 +10,6 @@ from sidecar.core.coalesce import Coalescer, RelationPlan
 from sidecar.core.pgoutput import (
     MESSAGE_BYTES_MAX,
     XLOG_HEADER_BYTES,
-    Begin,
     Commit,
     Delete,
     Insert,
@@ -19,6 +18,7 @@ from sidecar.core.pgoutput import (
     RowReader,
     Truncate,
     Update,
+    begin_fields,
     decode,
     unix_ms,
 )
@@ -65,7 +65,8 @@ class Intake:
         self._relations: dict[int, Relation] = {}
         self._planned = state.tables
         self._lost: set[tuple[int, tuple[str, ...]]] = set()
-        self._begin: Begin | None = None
+        self._begin = b""  # the last begin, until a change follows it
+        self._resuming = True
         self._latest_ms = 0
         self._skip = False
         self._commit_lsn = resume_lsn
@@ -129,13 +130,14 @@ class Intake:
                 if held.rows >= rows_max or held.bytes >= bytes_max:
                     return b""
             elif kind == _BEGIN:
-                begin = decode(raw, XLOG_HEADER_BYTES)
-                assert isinstance(begin, Begin), "the type byte says so"
-                # Decoding resumed at a position; what committed before it is captured already (invariant 1).
-                self._skip = skip = begin.final_lsn < self._resume_lsn
-                self._begin = begin
+                self._begin = raw
+                if self._resuming:
+                    # Decoding resumed at a position; what committed before it is captured already (invariant 1), and
+                    # comes before everything else.
+                    final_lsn, _, _ = begin_fields(raw, XLOG_HEADER_BYTES)
+                    self._resuming = self._skip = skip = final_lsn < self._resume_lsn
             elif kind == _COMMIT:
-                self._begin = None
+                self._begin = b""
                 self._skip = skip = False
                 if self.open:
                     self.open = False
@@ -149,7 +151,7 @@ class Intake:
 
     def _row(self, kind: int, raw: bytes) -> bool:
         """Take one row change; False when what is held must be written before it."""
-        if self._begin is not None:
+        if self._begin:
             self._start(self._begin)
         plan = self._plans[raw[_RELATION]]
         size = len(raw)
@@ -171,23 +173,25 @@ class Intake:
             held.delete(plan, old, size)
         return True
 
-    def _start(self, begin: Begin) -> None:
-        """The first change of a transaction: only now is it known to be a foreign one."""
+    def _start(self, begin: bytes) -> None:
+        """The first change of a transaction: only now is it known to be a foreign one.
+
+        The commit time is the server's, but not later than now by this node's clock. Otherwise a wrong clock of the
+        server would make versions that no peer can doubt in time.
+        """
         state = self._state
-        self._begin = None
+        self._begin = b""
         self.open = True
-        self.committed_ms = committed_ms = self._believed(unix_ms(begin.commit_us) + state.clock_skew_ms)
+        _, commit_us, xid = begin_fields(begin, XLOG_HEADER_BYTES)
+        committed_ms = unix_ms(commit_us) + state.clock_skew_ms
+        if committed_ms > self._latest_ms:
+            self._latest_ms = state.watch.latest_ms()
+            committed_ms = min(committed_ms, self._latest_ms)
+        self.committed_ms = committed_ms
         if state.pending_since_ms is None:
             state.pending_since_ms = committed_ms
         self.hlc = state.hlc.issue(committed_ms)
-        self.held.begin(begin.xid, self.hlc)
-
-    def _believed(self, committed_ms: int) -> int:
-        """When a transaction was committed: by the server's clock, but not later than now by this node's. Otherwise a
-        wrong clock of the server would make versions that no peer can doubt in time."""
-        if committed_ms > self._latest_ms:
-            self._latest_ms = self._state.watch.latest_ms()
-        return min(committed_ms, self._latest_ms)
+        self.held.begin(xid, self.hlc)
 
     async def _other(self, raw: bytes) -> None:
         message = decode(raw, XLOG_HEADER_BYTES)
@@ -249,7 +253,7 @@ class Intake:
             plan = self._plans.get(relation_oid.to_bytes(4, "big"))
             if plan is None:
                 continue
-            if self._begin is not None:
+            if self._begin:
                 self._start(self._begin)
             self.held.truncate(plan)
 

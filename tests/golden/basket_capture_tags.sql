@@ -20,7 +20,7 @@ WITH g AS (
 ), up AS (
     INSERT INTO crdt_state.row_3 AS s (k_1, row_node, row_hlc, live_node, live_hlc, dead_node, dead_hlc, row_xmin, image, n_7, h_7, e_7, z_7)
     SELECT g.k_1, CASE WHEN g.op IN ('I', 'R') THEN $1::int8::int2 ELSE 0 END::int2, CASE WHEN g.op IN ('I', 'R') THEN g.ins ELSE 0 END, CASE WHEN g.op IN ('I', 'R', 'U') THEN $1::int8::int2 ELSE 0 END::int2, CASE WHEN g.op IN ('I', 'R', 'U') THEN g.hlc ELSE 0 END, CASE WHEN g.op = 'D' THEN $1::int8::int2 END, CASE WHEN g.op = 'D' THEN g.hlc END, CASE WHEN g.op <> 'D' THEN g.xids END, g.images, CASE WHEN g.a_7 AND (g.op NOT IN ('I', 'R') OR g.h_7 <> g.ins) THEN $1::int8::int2 END, CASE WHEN g.a_7 AND (g.op NOT IN ('I', 'R') OR g.h_7 <> g.ins) THEN g.h_7 END, CASE WHEN g.a_7 THEN crdt_state.dots_merge(coalesce(r.e_7, crdt_state.genesis_dots(coalesce(r.image ->> 'tags', g.old_7)::text[])), g.c_7, $1::int8, NULL::int8[]) ELSE r.e_7 END, CASE WHEN g.a_7 THEN coalesce((g.c_7 -> 'null')::boolean, false) ELSE r.z_7 END
-    FROM g LEFT JOIN LATERAL (SELECT r.image AS image, r.e_7, r.z_7 FROM crdt_state.row_3 AS r WHERE r.k_1 = g.k_1 LIMIT 1) AS r ON true
+    FROM g LEFT JOIN LATERAL (SELECT r.image AS image, r.e_7, r.z_7 FROM crdt_state.row_3 AS r WHERE r.k_1 = g.k_1 LIMIT 1) AS r ON true ORDER BY g.k_1
     ON CONFLICT (k_1) DO UPDATE SET
       row_node = CASE WHEN (excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) THEN excluded.row_node ELSE s.row_node END,
       row_hlc = CASE WHEN (excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) THEN excluded.row_hlc ELSE s.row_hlc END,

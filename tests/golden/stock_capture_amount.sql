@@ -19,7 +19,7 @@ WITH g AS (
 ), up AS (
     INSERT INTO crdt_state.row_2 AS s (k_2, k_1, row_node, row_hlc, live_node, live_hlc, dead_node, dead_hlc, row_xmin, image, x_4)
     SELECT g.k_2, g.k_1, CASE WHEN g.op IN ('I', 'R') THEN $1::int8::int2 ELSE 0 END::int2, CASE WHEN g.op IN ('I', 'R') THEN g.ins ELSE 0 END, CASE WHEN g.op IN ('I', 'R', 'U') THEN $1::int8::int2 ELSE 0 END::int2, CASE WHEN g.op IN ('I', 'R', 'U') THEN g.hlc ELSE 0 END, CASE WHEN g.op = 'D' THEN $1::int8::int2 END, CASE WHEN g.op = 'D' THEN g.hlc END, CASE WHEN g.op <> 'D' THEN g.xids END, g.images, nullif(0, 0)
-    FROM g
+    FROM g ORDER BY g.k_2, g.k_1
     ON CONFLICT (k_2, k_1) DO UPDATE SET
       row_node = CASE WHEN (excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) THEN excluded.row_node ELSE s.row_node END,
       row_hlc = CASE WHEN (excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) THEN excluded.row_hlc ELSE s.row_hlc END,

@@ -47,11 +47,13 @@ def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> St
         values |= states
         updates |= {name: f"excluded.{name}" for name in states}
     keys = [f"k_{c.attnum}" for c in spec.key]
+    # In the order of the keys, so that neighbours in the index and the table are met while they are in the cache.
+    order = ", ".join(f"g.{key}" for key in keys)
     sets = ",\n      ".join(f"{name} = {value}" for name, value in updates.items())
     upsert = (
         f"INSERT INTO {row_table(spec)} AS s ({', '.join([*keys, *values])})\n"
         f"    SELECT {', '.join(f'g.{key}' for key in keys)}, {', '.join(values.values())}\n"
-        f"    FROM g{' ' + capture_elements.state_before(spec, elements) if elements else ''}\n"
+        f"    FROM g{' ' + capture_elements.state_before(spec, elements) if elements else ''} ORDER BY {order}\n"
         f"    ON CONFLICT ({', '.join(keys)}) DO UPDATE SET\n      {sets}"
     )
     return parameters.statement(f"WITH g AS (\n    {rows}\n){_queueing(spec, shape, upsert, look=look)}")

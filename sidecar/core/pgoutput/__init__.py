@@ -1,6 +1,6 @@
 """Decoder of PostgreSQL's logical replication output (plugin pgoutput, protocol version 1, text format)."""
 
-from sidecar.core.pgoutput.decoder import decode
+from sidecar.core.pgoutput.decoder import begin_fields, decode
 from sidecar.core.pgoutput.lsn import INVALID_LSN, parse_lsn, record_end, show_lsn
 from sidecar.core.pgoutput.messages import (
     POSTGRES_EPOCH_UNIX_US,
@@ -58,6 +58,7 @@ __all__ = [
     "Update",
     "UpdateLayout",
     "XLogData",
+    "begin_fields",
     "decode",
     "decode_stream",
     "parse_lsn",

@@ -88,10 +88,17 @@ def _text(data: bytes, position: int) -> tuple[str, int]:
     return data[position:end].decode(), end + 1
 
 
+def begin_fields(data: bytes, offset: int) -> tuple[int, int, int]:
+    """The fields of the Begin from ``offset`` to the end of ``data``, whose type byte the caller has seen: every
+    transaction has one, and a :class:`Begin` costs as much as the rest of reading it."""
+    if len(data) - offset != 21:
+        _end(data, offset + 21)
+    final_lsn, commit_us, xid = _unpack_begin(data, offset + 1)
+    return final_lsn, commit_us, xid
+
+
 def _begin(data: bytes, position: int) -> Begin:
-    if len(data) - position != 20:
-        _end(data, position + 20)
-    return Begin(*_unpack_begin(data, position))
+    return Begin(*begin_fields(data, position - 1))
 
 
 def _commit(data: bytes, position: int) -> Commit:
