@@ -61,7 +61,11 @@ class Leaving:
         if self._links.members.own is None:
             if (refused := await self._capture(request, store, ends_s)) is not None:
                 return refused
-            while not await self._hold_complete(request, began_s):
+            while True:
+                if not request.forced and (disowned := self._disowned()) is not None:
+                    return disowned
+                if await self._hold_complete(request, began_s):
+                    break
                 behind = self._behind(request, began_s)
                 if loop.time() >= ends_s:
                     return self._refused(behind)
@@ -70,11 +74,19 @@ class Leaving:
                 await store.progress(request, f"waiting until {names} have everything from here", lacking)
                 await asyncio.sleep(LOOK_S)
         try:
+            if self._links.members.own is None and not await self._is_wanted(request, store):
+                self._state.writer_lock.release()
+                return Outcome(False, "nobody waits for it any more: this node goes on as before", "run it again")
             return await self._part(request, store, began_s)
         except BaseException:
             if self._links.members.own is None:
                 self._state.writer_lock.release()
             raise
+
+    async def _is_wanted(self, request: Request, store: MembershipStore) -> bool:
+        """Whether the command still waits: one that was interrupted has taken its request back."""
+        present = await store.request()
+        return present is not None and present.id == request.id
 
     async def _capture(self, request: Request, store: MembershipStore, ends_s: float) -> Outcome | None:
         """Wait until everything that was committed before the command is in the journal."""
@@ -111,9 +123,8 @@ class Leaving:
         for name in self._members():
             peer = ids.get(name, 0)
             if self._knows(name):
-                if not request.forced:
-                    behind[name] = f"{name} takes this node for departed: {self._mesh.states[name].last_error}"
-            elif name not in linked:
+                continue  # it wants nothing more
+            if name not in linked:
                 if patient:
                     lacks = self._lacks(peer)
                     behind[name] = f"{name} is not linked" + (f" and{lacks}" if lacks else "")
@@ -122,6 +133,17 @@ class Leaving:
             elif links.policy.any and not links.have_merged([name], ends):
                 behind[name] = f"{name} lacks changes of other nodes that are in this journal"
         return behind
+
+    def _disowned(self) -> Outcome | None:
+        """Others have removed this node: it can tell them nothing more."""
+        found = next((peer for name, peer in sorted(self._mesh.states.items()) if peer.disowned), None)
+        if found is None:
+            return None
+        return Outcome(
+            False,
+            f"{found.name} takes this node for departed: {found.last_error}",
+            "what it has written and nobody has stays here alone; sidecar leave --force takes the sidecar out",
+        )
 
     def _lacks(self, peer: int) -> str:
         count = self._links.unacknowledged(peer)

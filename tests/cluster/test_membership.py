@@ -168,8 +168,9 @@ async def test_a_dead_node_is_removed_and_refused_when_it_comes_back(tmp_path: P
         assert await run(cluster, 0, names) == [("ap-south",)]
 
 
-async def test_a_node_leaves_and_nothing_is_kept_for_it(tmp_path: Path) -> None:
-    async with nodes(3, tmp_path) as cluster:
+@pytest.mark.parametrize("relay", [False, True], ids=["direct links", "relay"])
+async def test_a_node_leaves_and_nothing_is_kept_for_it(tmp_path: Path, relay: bool) -> None:
+    async with nodes(3, tmp_path, relay=relay) as cluster:
         await write(cluster, 2, *(f"mine {i}" for i in range(30)))
         status, said = await command(cluster, 2, "leave")
         assert status == 0, said
@@ -232,7 +233,7 @@ async def test_a_node_leaves_while_the_others_write_and_a_new_one_takes_its_name
         assert status == 0, said
         process = cluster.nodes[2].sidecar_process
         assert process is not None
-        await asyncio.to_thread(process.wait, 10)
+        await asyncio.to_thread(process.wait, 60)
         cluster.nodes[2].sidecar_process = None
         # The same database, as a new node with the old name.
         cluster.nodes[2].id = 9
@@ -308,7 +309,34 @@ async def test_a_leave_that_was_cut_short_is_brought_to_its_end(tmp_path: Path) 
         assert "eu-west (node 2) left at 1970-01-01 00:00:01 UTC; us-east know" in said
         await until_state(cluster, 0, "eu-west", "left")
         assert await run(cluster, 0, "SELECT id FROM posts") == [("mine",)]
+        for i in range(60):
+            await write(cluster, 0, f"row {i}")
+        await until_trimmed(cluster, 0, 20)  # though there is nobody left who could acknowledge
+        await run(cluster, 0, "DELETE FROM posts WHERE starts_with(id, 'row')")
         assert await run(cluster, 1, "SELECT id FROM posts ORDER BY id") == [("mine",), ("stays here",)]
+
+
+async def test_one_that_is_removed_by_force_is_cut_off_and_can_be_taken_out(tmp_path: Path) -> None:
+    async with nodes(3, tmp_path) as cluster:
+        await write(cluster, 2, "mine")
+        await until_has(cluster, 0, "mine")
+        status, said = await command(cluster, 0, "remove", "ap-south", "--force", "--json")
+        assert status == 0, said
+        assert '"removed": true' in said
+        await until_state(cluster, 1, "ap-south", "removed")
+
+        async def alone() -> bool:
+            return all(p["state"] == "refused" for p in (await cluster.status(2))["peers"])
+
+        await wait_until(alone, DEADLINE_S, "nobody links with it")
+        status, said = await command(cluster, 2, "leave")
+        assert status == 1, said
+        assert "takes this node for departed" in said
+        assert "sidecar leave --force" in said
+        status, said = await command(cluster, 2, "leave", "--force")
+        assert status == 0, said
+        assert await run(cluster, 2, "SELECT count(*) FROM posts") == [(1,)]
+        assert await run(cluster, 2, "SELECT count(*) FROM pg_replication_slots") == [(0,)]
 
 
 async def test_a_removal_goes_through_relays_and_reaches_who_was_down(tmp_path: Path) -> None:

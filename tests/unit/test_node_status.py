@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from sidecar.core.hlc import to_ms
+from sidecar.core.wire.messages import Departure
+from sidecar.http.metrics import StatusCollector
 from sidecar.node.inbox import Inbox
 from sidecar.node.links import NodeLinks
 from sidecar.node.pulse import Pulse
@@ -48,6 +50,26 @@ class Node:
 @pytest.fixture
 async def node() -> Node:
     return Node()
+
+
+async def test_a_node_that_is_gone_is_shown_as_such_and_measured_no_longer(node: Node) -> None:
+    gone = Departure(node=2, name="eu-west", kind="removed", at_ms=1, by="us-east", holder=1, change_hlc=5, hlc=5)
+    node.links.names[2] = "eu-west"
+    node.links.acknowledged_hlc[2] = 3
+    node.state.clock[2] = 5
+    collected = {family.name for family in StatusCollector(node.source).collect() if family.samples}
+    node.links.members.departed[2] = gone
+    node.links.dismiss(gone)
+    node.mesh.dismiss("eu-west", "eu-west was removed")
+    [peer] = node.source.snapshot().peers
+    assert (peer.name, peer.id, peer.state, peer.lag_ms) == ("eu-west", 2, "removed", None)
+    assert peer.last_error == "eu-west was removed"
+    measured = {family.name for family in StatusCollector(node.source).collect() if family.samples}
+    assert "sidecar_peer_connected" in collected - measured
+    assert node.links.gone("eu-west") == gone
+    node.links.names[9] = "eu-west"  # a new node of that name
+    assert node.links.gone("eu-west") is None
+    assert node.links.known_nodes()[2].removed
 
 
 async def test_an_idle_node_is_healthy_however_long_nothing_happens(node: Node) -> None:
