@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from node_harness import open_node
 
 from sidecar.core.hlc import to_ms
 from sidecar.lab.embedded import FAST_SETTINGS, EmbeddedPostgres
+from sidecar.lab.folders import cache_folder
 from sidecar.postgres.admin import connect
 from sidecar.postgres.migrations import migrate
 
@@ -66,17 +68,19 @@ class SetClock:
 
 
 @pytest.fixture
-def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetClock:
-    source, library = tmp_path / "shim.c", tmp_path / "shim.so"
-    source.write_text(SHIM)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SetClock]:
     assert COMPILER is not None
-    subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True, timeout=60)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)  # the server may run as another user
-    made = SetClock(tmp_path / "ahead")
-    monkeypatch.setenv("CLOCK_AHEAD_FILE", str(tmp_path / "ahead"))
-    monkeypatch.setenv("LD_PRELOAD", str(library))
-    return made
+    # The server may run as another user, whom the folders of the tests are closed to; and programs may lie here.
+    with tempfile.TemporaryDirectory(prefix="clock-", dir=cache_folder()) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        source, library = folder / "shim.c", folder / "shim.so"
+        source.write_text(SHIM)
+        subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True, timeout=60)
+        made = SetClock(folder / "ahead")
+        monkeypatch.setenv("CLOCK_AHEAD_FILE", str(folder / "ahead"))
+        monkeypatch.setenv("LD_PRELOAD", str(library))
+        yield made
 
 
 @pytest.fixture
