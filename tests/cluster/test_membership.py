@@ -178,7 +178,7 @@ async def test_a_node_leaves_and_nothing_is_kept_for_it(tmp_path: Path, relay: b
         assert "eu-west, us-east know it" in said
         leaver = cluster.nodes[2]
         assert leaver.sidecar_process is not None
-        assert await asyncio.to_thread(leaver.sidecar_process.wait, 10) == 0, "its process ended in order"
+        assert await asyncio.to_thread(leaver.sidecar_process.wait, 60) == 0, "its process ended in order"
         leaver.sidecar_process = None
         for index in (0, 1):
             assert await state_of(cluster, index, "ap-south") == "left"
