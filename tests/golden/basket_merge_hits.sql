@@ -51,7 +51,7 @@ WITH g AS (
     OFFSET 0
 ), p AS MATERIALIZED (
     SELECT CASE WHEN q.alive AND q.present THEN CASE WHEN (least(greatest(q.true_11, -2147483648), 2147483647)::integer) IS DISTINCT FROM q.old_11 THEN 'U'::"char" ELSE 'N'::"char" END
-        WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
+        WHEN q.alive THEN CASE WHEN q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
       (q.conf_row OR (q.a_11 AND q.alive AND q.true_11 <> least(greatest(q.true_11, -2147483648), 2147483647)::integer)) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_11,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.d_11, q.true_11, q.e_6, q.z_6, q.e_7, q.z_7, q.e_8, q.z_8, q.e_9, q.z_9, q.e_10, q.z_10, q.image,

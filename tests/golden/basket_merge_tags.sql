@@ -64,7 +64,7 @@ WITH g AS (
     OFFSET 0) AS h OFFSET 0) AS i OFFSET 0) AS m OFFSET 0
 ), p AS MATERIALIZED (
     SELECT CASE WHEN q.alive AND q.present THEN CASE WHEN (least(greatest(q.true_11, -2147483648), 2147483647)::integer) IS DISTINCT FROM q.old_11 OR ((q.a_7 OR q.op = 'T') AND q.ns_7::text IS DISTINCT FROM q.old_7::text) THEN 'U'::"char" ELSE 'N'::"char" END
-        WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
+        WHEN q.alive THEN CASE WHEN q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
       (q.conf_row) AS concurrent,
       (q.ec_7 IS NOT NULL) AS within,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_7, q.win_7,

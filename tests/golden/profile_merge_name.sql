@@ -43,7 +43,7 @@ WITH g AS (
     OFFSET 0
 ), p AS MATERIALIZED (
     SELECT CASE WHEN q.alive AND q.present THEN CASE WHEN q.win_2 THEN 'U'::"char" ELSE 'N'::"char" END
-        WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
+        WHEN q.alive THEN CASE WHEN q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
       (q.conf_row OR q.s_ctid IS NOT NULL AND ((q.a_2 AND NOT (q.sn_2 = q.origin OR q.sh_2 <= coalesce(($2::int8[])[q.member][q.sn_2], 0))))) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_2, q.win_2,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.h_2, q.val_2, q.image,

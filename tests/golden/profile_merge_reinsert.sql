@@ -49,11 +49,11 @@ WITH g AS (
     OFFSET 0
 ), p AS MATERIALIZED (
     SELECT CASE WHEN q.alive AND q.present AND (q.win_2 AND q.val_2 IS DISTINCT FROM q.old_2) THEN 'X'::"char" WHEN q.alive AND q.present THEN CASE WHEN q.win_2 OR q.win_3 THEN 'U'::"char" ELSE 'N'::"char" END
-        WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
+        WHEN q.alive THEN CASE WHEN q.image IS NULL AND (q.op NOT IN ('I', 'R') OR q.s_ctid IS NOT NULL AND (q.sh_2 > 0 AND NOT q.win_2 OR q.sh_3 > 0 AND NOT q.win_3)) THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
       (q.conf_row OR q.s_ctid IS NOT NULL AND ((q.a_2 AND NOT (q.sn_2 = q.origin OR q.sh_2 <= coalesce(($2::int8[])[q.member][q.sn_2], 0))) OR (q.a_3 AND NOT (q.sn_3 = q.origin OR q.sh_3 <= coalesce(($2::int8[])[q.member][q.sn_3], 0))))) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_2, q.win_2, q.a_3, q.win_3,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.rv_hlc, q.rv_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.h_2, q.val_2, q.old_2, q.h_3, q.val_3, q.old_3, q.dead_hlc, q.dead_node, q.image,
-      CASE WHEN q.alive THEN NULL WHEN q.present THEN jsonb_build_object('name', CASE WHEN q.win_2 THEN q.val_2::text ELSE q.old_2::text END, 'born', CASE WHEN q.win_3 THEN q.val_3::text ELSE q.old_3::text END) ELSE coalesce(q.image, CASE WHEN q.ins IS NOT NULL THEN '{}'::jsonb END) || CASE WHEN q.win_2 THEN jsonb_build_object('name', q.val_2::text) ELSE '{}'::jsonb END || CASE WHEN q.win_3 THEN jsonb_build_object('born', q.val_3::text) ELSE '{}'::jsonb END END AS new_image
+      CASE WHEN q.alive THEN NULL WHEN q.present THEN jsonb_build_object('name', CASE WHEN q.win_2 THEN q.val_2::text ELSE q.old_2::text END, 'born', CASE WHEN q.win_3 THEN q.val_3::text ELSE q.old_3::text END) ELSE coalesce(q.image, CASE WHEN q.ins IS NOT NULL AND NOT (q.s_ctid IS NOT NULL AND (q.sh_2 > 0 AND NOT q.win_2 OR q.sh_3 > 0 AND NOT q.win_3)) THEN '{}'::jsonb END) || CASE WHEN q.win_2 THEN jsonb_build_object('name', q.val_2::text) ELSE '{}'::jsonb END || CASE WHEN q.win_3 THEN jsonb_build_object('born', q.val_3::text) ELSE '{}'::jsonb END END AS new_image
     FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (
       SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
       CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.origin ELSE j.s_live_node END AS live_node,

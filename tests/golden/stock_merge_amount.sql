@@ -46,7 +46,7 @@ WITH g AS (
     OFFSET 0
 ), p AS MATERIALIZED (
     SELECT CASE WHEN q.alive AND q.present THEN CASE WHEN (least(greatest(q.true_4, -2147483648), 2147483647)::integer) IS DISTINCT FROM q.old_4 OR (least(greatest(q.true_5, -9223372036854775808), 9223372036854775807)::bigint) IS DISTINCT FROM q.old_5 OR (CASE WHEN q.keep_7 THEN CASE WHEN q.present THEN q.old_7 ELSE (q.image ->> 'price')::numeric(10,2) END ELSE least(greatest(q.true_7, -(10::numeric ^ 8 - 10::numeric ^ -2)), (10::numeric ^ 8 - 10::numeric ^ -2))::numeric(10,2) END)::text IS DISTINCT FROM q.old_7::text THEN 'U'::"char" ELSE 'N'::"char" END
-        WHEN q.alive THEN CASE WHEN q.op NOT IN ('I', 'R') AND q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
+        WHEN q.alive THEN CASE WHEN q.image IS NULL THEN 'M'::"char" ELSE 'I'::"char" END WHEN q.present THEN 'D'::"char" ELSE 'N'::"char" END AS act,
       (q.conf_row OR (q.a_4 AND q.alive AND q.true_4 <> least(greatest(q.true_4, -2147483648), 2147483647)::integer)) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_4, q.keep_7,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_2, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.d_4, q.true_4, q.true_5, q.true_7, q.old_7, q.image,

@@ -187,17 +187,33 @@ class _Merge:
             ]
             moves += [multivalue.moves(c, "q") for c in self.multi.columns if c.name in unique]
             update = f"WHEN q.alive AND q.present AND ({' OR '.join(moves) or 'false'}) THEN {_act('X')} {update}"
-        missing = f"q.op NOT IN ({INSERTS}) AND q.image IS NULL"
         return (
-            f"CASE {update}\n        WHEN q.alive THEN CASE WHEN {missing} THEN {_act('M')} ELSE {_act('I')} END"
+            f"CASE {update}\n        WHEN q.alive THEN CASE WHEN {self.lost()} THEN {_act('M')} ELSE {_act('I')} END"
             f" WHEN q.present THEN {_act('D')} ELSE {_act('N')} END"
         )
+
+    def lost(self) -> str:
+        """Whether a row that comes (back) needs values that are not here."""
+        if not self.shape.full:
+            return "q.image IS NULL"
+        return f"q.image IS NULL AND (q.op NOT IN ({INSERTS}) OR {self.outlived()})"
+
+    def outlived(self) -> str:
+        """Whether an insert, which brings a value for every column, leaves another write that counts. Over a row that
+        went with a TRUNCATE here, that one's value is lost."""
+        counts = [f"q.sh_{c.attnum} > 0 AND NOT q.win_{c.attnum}" for c in self.registers]
+        counts += [f"q.nsib_{c.attnum} IS NOT NULL" for c in self.multi.siblings]
+        return f"q.s_ctid IS NOT NULL AND ({' OR '.join(counts) or 'false'})"
 
     def image(self) -> str:
         """The tombstone image after the merge; NULL while the row is alive, and where nobody here knows the whole."""
         changes = [registers.image_patch(c, "q") for c in self.registers]
         changes += [multivalue.image_patch(c, "q") for c in self.multi.columns]
-        before = "coalesce(q.image, CASE WHEN q.ins IS NOT NULL THEN '{}'::jsonb END)" if self.shape.full else "q.image"
+        before = "q.image"
+        if self.shape.full:
+            before = (
+                f"coalesce(q.image, CASE WHEN q.ins IS NOT NULL AND NOT ({self.outlived()}) THEN '{{}}'::jsonb END)"
+            )
         patches = " || ".join([before, *changes])
         if not self.shape.full:
             return f"CASE WHEN NOT q.alive THEN {patches} END"
