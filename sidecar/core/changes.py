@@ -73,7 +73,7 @@ class LocalChanges:
     assigns, the text image before the batch (NULL in INSERT rows); else NULL. ``undone[i]``: for sets and maps, what of
     the local writes does not count: a JSON array of elements whose removal is undone, or a JSON string with the text
     image of a value that is no array or object; NULL mostly.
-    ``shipped_rows``: rows that are not TOUCH; TOUCH rows stand last, and ``shipped`` leaves them out.
+    TOUCH rows stand last, and ``shipped`` leaves them out. ``refused``: why these rows are not captured; mostly empty.
     """
 
     table_id: int
@@ -83,6 +83,7 @@ class LocalChanges:
     old_images: list[bytes] = field(default_factory=list)
     undone: list[bytes] = field(default_factory=list)
     shipped: TableChanges | None = None
+    refused: str = ""
 
     def values_of(self, column: str) -> bytes:
         """The values of a column, ``b""`` when it is not carried."""

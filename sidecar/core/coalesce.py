@@ -47,12 +47,13 @@ ROW_OVERHEAD_BYTES = 600
 
 
 class HeldTable(msgspec.Struct, gc=False, eq=False):
-    """The rows of one table under one layout, by key (one value, or a tuple of values); or, with its hlc in
-    ``truncated``, a TRUNCATE of the table, which no row passes."""
+    """The rows of one table under one layout, by key (one value, or a tuple of values); or what no row of it passes: a
+    TRUNCATE (``truncated``: its hlc), or a ``refused`` change."""
 
     plan: RelationPlan
     rows: dict[Any, HeldRow]
     truncated: int = 0
+    refused: LocalChanges | None = None
 
 
 class Coalescer:
@@ -288,11 +289,19 @@ class Coalescer:
 
     def truncate(self, plan: RelationPlan) -> None:
         """All rows of a table are gone; which they were is not said. What comes later stands after it."""
-        for other in [p for p in self._current if p.spec.table_id == plan.spec.table_id]:
+        self._stand_behind(HeldTable(plan, {}, self._hlc), ROW_OVERHEAD_BYTES)
+
+    def refuse(self, plan: RelationPlan, changes: list[LocalChanges], size: int) -> None:
+        """A change that is to be put aside, as :func:`.refused.refused` makes it."""
+        for local in changes:
+            self._stand_behind(HeldTable(plan, {}, 0, local), size)
+
+    def _stand_behind(self, table: HeldTable, size: int) -> None:
+        """What comes later of its table stands after it."""
+        for other in [p for p in self._current if p.spec.table_id == table.plan.spec.table_id]:
             del self._current[other]
-        self._tables.append(HeldTable(plan, {}, self._hlc))
-        self.rows += 1
-        self.bytes += ROW_OVERHEAD_BYTES
+        self._tables.append(table)
+        self.rows, self.bytes = self.rows + 1, self.bytes + size
 
     def must_split(self, plan: RelationPlan, old: TupleData | None, new: TupleData | None = None) -> bool:
         """Whether the caller must :meth:`take` before this delete (or update from ``old`` to ``new``), because one
@@ -343,7 +352,7 @@ class Coalescer:
         return [
             truncation(table.plan.spec, table.truncated)
             if table.truncated
-            else local_changes(table.plan, table.rows.values())
+            else table.refused or local_changes(table.plan, table.rows.values())
             for table in tables
         ]
 
@@ -359,7 +368,7 @@ class Coalescer:
         table_id = plan.spec.table_id
         for table in reversed(self._tables):
             if table.plan.spec.table_id == table_id:
-                if not table.truncated and table.plan.same_layout(plan):
+                if not table.truncated and table.refused is None and table.plan.same_layout(plan):
                     self._current[plan] = table.rows
                     return table.rows
                 break

@@ -146,15 +146,15 @@ class Capture:
         return bool(late and self._stream.busy and not self._progress.awaited)
 
     async def _report_put_aside(self) -> None:
-        """Write down the local changes that cannot be replicated."""
+        """Write down what of the local changes is not replicated at all."""
         state = self._state
         while self._intake.put_aside:
-            name, reason, key = self._intake.put_aside[0]
+            table, reason = self._intake.put_aside[0]
             async with state.writer_lock:
-                await self._writer.quarantine(name, reason, state.clock.get(state.node_id, 0), key)
+                await self._writer.quarantine(table, reason, state.clock.get(state.node_id, 0))
             del self._intake.put_aside[0]
             state.counters.quarantined_rows += 1
-            state.problem(f"put aside {name}", reason)
+            state.problem(f"put aside {table}", reason)
 
     # Writing ----------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from sidecar.core.pgoutput import (
     decode,
     unix_ms,
 )
+from sidecar.core.refused import refused
 from sidecar.core.relation_plan import present_names
 from sidecar.core.wire.bodies import ROW_FRAMES_MAX
 from sidecar.errors import HeldError, SchemaError
@@ -46,15 +47,15 @@ _RELATION = slice(XLOG_HEADER_BYTES + 1, XLOG_HEADER_BYTES + 5)
 
 class Intake:
     """``held`` has the rows taken in since they were last written. ``open``: a transaction is taken in halfway; ``hlc``
-    and ``committed_ms`` are those of the last one that began. ``put_aside``: table, reason and key of local changes
-    that cannot be replicated."""
+    and ``committed_ms`` are those of the last one that began. ``put_aside``: table and reason of changes that
+    are not replicated whichever row they are of."""
 
     def __init__(self, state: NodeState, *, resume_lsn: int, refresh_tables: Callable[[], Awaitable[None]]) -> None:
         self.held = Coalescer()
         self.open = False
         self.hlc = 0
         self.committed_ms = 0
-        self.put_aside: list[tuple[str, str, dict[str, str]]] = []
+        self.put_aside: list[tuple[str, str]] = []
         self._state = state
         self._limits = state.settings.limits
         self._row_bytes_max = ROW_FRAMES_MAX * self._limits.frame_bytes_max
@@ -68,6 +69,7 @@ class Intake:
         self._begin = b""  # the last begin, until a change follows it
         self._resuming = True
         self._latest_ms = 0
+        self._xid = 0
         self._skip = False
         self._commit_lsn = resume_lsn
         self._committed = b""  # the last commit, until its position is wanted
@@ -191,6 +193,7 @@ class Intake:
         if state.pending_since_ms is None:
             state.pending_since_ms = committed_ms
         self.hlc = state.hlc.issue(committed_ms)
+        self._xid = xid
         self.held.begin(xid, self.hlc)
 
     async def _other(self, raw: bytes) -> None:
@@ -233,7 +236,7 @@ class Intake:
             " when they were written, but it was dropped since, renamed more than once, or is not in force yet; run"
             " sidecar check, and compare the nodes"
         )
-        self.put_aside.append((spec.qualified, reason, {}))
+        self.put_aside.append((spec.qualified, reason))
 
     def _built(self, relation: Relation, spec: TableSpec) -> RelationPlan:
         name = spec.qualified
@@ -265,13 +268,12 @@ class Intake:
         limit = IMAGE_BYTES_MAX if isinstance(message, Delete) else self._row_bytes_max
         if size <= limit:
             return False
-        row = message.old if isinstance(message, Delete) else message.new
-        key = dict(zip((c.name for c in plan.spec.key), plan.key_texts(row or []), strict=False))
-        reason = (
-            f"a change of a row of {plan.spec.qualified} was not replicated: it has {size} bytes, at most {limit} are "
-            "sent; raise frame_bytes_max in [limits] on all nodes and write the row again"
-        )
-        self.put_aside.append((plan.spec.qualified, reason, key))
+        old = None if isinstance(message, Insert) else message.old
+        new = None if isinstance(message, Delete) else message.new
+        if old is None and isinstance(message, Update):
+            return False  # which is an error of its own
+        reason = f"it has {size} bytes, at most {limit} are sent; raise frame_bytes_max in [limits] on all nodes"
+        self.held.refuse(plan, refused(plan, self._xid, self.hlc, old, new, reason), len(raw))
         return True
 
 

@@ -196,8 +196,8 @@ class JournalWriter:
 
     async def _take(self, run: _Run, spec: TableSpec, local: LocalChanges) -> None:
         """Capture the rows of one table."""
-        pieces = [local]
-        if run.isolate is None:
+        if run.isolate is None and not local.refused:
+            pieces = [local]
             run.rewrites += await self._capture(spec, local)
         else:
             isolation = Isolation(
@@ -206,7 +206,7 @@ class JournalWriter:
                 self._capture,
                 self._local_arguments,
                 forget=self._looked.clear,
-                beat=run.isolate,
+                beat=run.isolate or (lambda: None),
             )
             pieces = await isolation.captured(spec, local)
             run.rewrites += isolation.rewrites
@@ -251,12 +251,11 @@ class JournalWriter:
         async with self._session.own_transaction():
             await self._session.connection.execute(self._sql["finish"], show_lsn(lsn), to_hlc, self._node_id, to_hlc)
 
-    async def quarantine(self, table: str, reason: str, hlc: int, key: Mapping[str, str]) -> None:
-        """Write down a local change that cannot be replicated, with the row's key (empty: of the whole table)."""
-        row_key = msgspec.json.encode(key).decode() if key else None
+    async def quarantine(self, table: str, reason: str, hlc: int) -> None:
+        """Write down what of a table's changes is not replicated."""
         async with self._session.own_transaction():
             await self._session.connection.execute(
-                self._sql["quarantine_local"], self._node_id, hlc, table, reason, row_key, "0A000"
+                self._sql["quarantine_local"], self._node_id, hlc, table, reason, None, "0A000"
             )
 
     async def _capture(self, spec: TableSpec, local: LocalChanges, *, last: int | None = None) -> list[int]:

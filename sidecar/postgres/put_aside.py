@@ -19,12 +19,17 @@ from sidecar.core.local_slices import key_of, rows_between, without_values
 from sidecar.core.merge.disown import disown_statement
 from sidecar.core.merge.quarantine import quarantine_statement
 from sidecar.core.merge.staging import Argument, Shape, bind
+from sidecar.errors import ApplyError
 from sidecar.postgres.row_errors import is_row_error, reason_of
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
 
 Beat = Callable[[], None]
 """Called for every try: many bad rows take long, and each is a sign of life."""
+
+
+KEY_CHARS_MAX = 200
+"""Of a key in the reason, which is one line of the status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +71,16 @@ class Isolation:
 
     async def captured(self, spec: TableSpec, local: LocalChanges) -> list[LocalChanges]:
         """What of the changes could be captured, in the given order."""
-        error = await self._tried(spec, local)
-        if error is None:
+        if local.refused:
+            error = ApplyError(local.refused, sqlstate="0A000")  # feature_not_supported
+            return [piece for one in _rows(local) for piece in await self._alone(spec, one, error, whole=False)]
+        failed = await self._tried(spec, local)
+        if failed is None:
             return [local]
         # What fails without any row is no row's fault; then nothing may be put aside.
         async with self._savepoint():
             await self._capture(spec, local, last=0)
-        return await self._halves(spec, local, error)
+        return await self._halves(spec, local, failed)
 
     async def _halves(self, spec: TableSpec, local: LocalChanges, error: Exception) -> list[LocalChanges]:
         rows = local.changes.rows
@@ -111,17 +119,27 @@ class Isolation:
             raise
         await connection.execute("RELEASE SAVEPOINT isolate")
 
-    async def _alone(self, spec: TableSpec, local: LocalChanges, error: Exception) -> list[LocalChanges]:
-        """A row that cannot be captured. A delete needs no values: it is sent without them."""
-        reason, out = "its change was not replicated", []
+    async def _alone(
+        self, spec: TableSpec, local: LocalChanges, error: Exception, *, whole: bool = True
+    ) -> list[LocalChanges]:
+        """A row that cannot be captured. A delete needs no values: it is sent without them. ``whole``: the change is
+        kept, and not only the row's key."""
+        what, out = "its change was not replicated", []
         if DELETE in local.changes.ops:
             bare = without_values(local, {c.name for c in spec.counters})
             if await self._tried(spec, bare) is None:
-                reason, out = "it was deleted on all nodes, its last values were not replicated", [bare]
+                what, out = "it was deleted on all nodes, its last values were not replicated", [bare]
         if not out:
             await self._disown(spec, local)
         if TOUCH not in local.changes.ops:
-            await self._keep(spec, local, error, reason)
+            reason = f"row {_key_text(local)[:KEY_CHARS_MAX]}: {what}: {reason_of(error)}"
+            sqlstate = str(getattr(error, "sqlstate", None) or "")
+            if not (whole and await self._kept(spec, local, sqlstate, reason)):
+                where = (self._header.origin, self._header.to_hlc, spec.qualified)
+                await self._session.connection.execute(
+                    load("journal")["quarantine_local"], *where, reason, _key_text(local), sqlstate
+                )
+            self.put_aside.append(PutAside(spec.qualified, reason))
         return out
 
     async def _disown(self, spec: TableSpec, local: LocalChanges) -> None:
@@ -146,11 +164,9 @@ class Isolation:
             return False
         return True
 
-    async def _keep(self, spec: TableSpec, local: LocalChanges, error: Exception, what: str) -> None:
-        """Into the quarantine: with the change, or where it is too large for that, with its key."""
+    async def _kept(self, spec: TableSpec, local: LocalChanges, sqlstate: str, reason: str) -> bool:
+        """Into the quarantine with the whole change; False where that is too large for it."""
         changes, header = local.changes, self._header
-        reason = f"row {msgspec.json.encode(key_of(changes)).decode()[:200]}: {what}: {reason_of(error)}"
-        sqlstate = str(getattr(error, "sqlstate", None) or "")
         statement = quarantine_statement(spec, changes)
         others: dict[str, Argument] = {
             "position": 1,
@@ -163,11 +179,16 @@ class Isolation:
         try:
             async with self._savepoint():
                 await self._session.fetch(statement, bind(statement, spec, changes, others))
-        except Exception as failed:
-            if not is_row_error(failed):
+        except Exception as error:
+            if not is_row_error(error):
                 raise
-            key = msgspec.json.encode(key_of(changes)).decode()
-            await self._session.connection.execute(
-                load("journal")["quarantine_local"], header.origin, header.to_hlc, spec.qualified, reason, key, sqlstate
-            )
-        self.put_aside.append(PutAside(spec.qualified, reason))
+            return False
+        return True
+
+
+def _rows(local: LocalChanges) -> list[LocalChanges]:
+    return [rows_between(local, i, i) for i in range(1, local.changes.rows + 1)]
+
+
+def _key_text(local: LocalChanges) -> str:
+    return msgspec.json.encode(key_of(local.changes)).decode()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from node_harness import HarnessNode, cluster
+from node_harness import HarnessNode, cluster, converged, settle
+
+from sidecar.node import intake
 
 SCHEMA = """
 CREATE TABLE doc (id int PRIMARY KEY, title text, body text);
@@ -36,6 +38,44 @@ async def test_a_row_too_large_for_any_peer_is_put_aside_and_the_stream_goes_on(
             (2, "beside it", FITS),
             (3, "after it", None),
         ]
+
+
+COUNTED = SCHEMA.replace("body text);", "body text, likes int NOT NULL DEFAULT 0);") + (
+    "COMMENT ON COLUMN doc.likes IS '@crdt(pn_counter)';"
+)
+
+
+async def test_what_a_change_that_is_put_aside_counted_counts_nowhere(postgres_server) -> None:  # type: ignore[no-untyped-def]
+    """In the order in which the row was written, and once."""
+    async with cluster(postgres_server, 2, COUNTED, limits=LIMITS) as nodes:
+        a, b = nodes
+        a.hold_capture()
+        await a.sql("INSERT INTO doc VALUES (1, 'first', NULL, 10), (2, 'first', NULL, 10)")
+        await a.sql("UPDATE doc SET likes = likes + 1")
+        await a.sql("UPDATE doc SET body = repeat('x', $1), likes = likes + 100 WHERE id = 1", TOO_LARGE)
+        await a.sql("UPDATE doc SET likes = likes + 1, body = NULL")
+        await a.release_capture()
+        await a.captured()
+        assert await put_aside(a) == [("0A000", {"id": "1"})]
+        assert await a.value("SELECT likes FROM doc WHERE id = 1") == 112
+        await b.merge_from(a)
+        assert await b.rows("SELECT id, likes FROM doc ORDER BY id") == [(1, 12), (2, 12)]
+        assert await converged(nodes, "doc") == [["(1,first,,12)", "(2,first,,12)"]]
+
+
+async def test_a_delete_of_a_row_that_is_put_aside_goes_everywhere(postgres_server, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(intake, "IMAGE_BYTES_MAX", 2 * TOO_LARGE)
+    async with cluster(postgres_server, 2, COUNTED, limits=LIMITS) as nodes:
+        a, b = nodes
+        await a.sql("INSERT INTO doc VALUES (1, 'small', NULL, 10), (2, 'stays', NULL, 10)")
+        await settle(nodes)
+        await a.sql("UPDATE doc SET body = repeat('x', $1), likes = 11 WHERE id = 1", 3 * TOO_LARGE)
+        await a.sql("DELETE FROM doc WHERE id = 1")
+        await a.captured()
+        assert await put_aside(a) == [("0A000", {"id": "1"})] * 2
+        assert await converged(nodes, "doc") == [["(2,stays,,10)"]]
+        await b.sql("INSERT INTO doc VALUES (1, 'again', NULL, 3)")
+        assert await converged(nodes, "doc") == [["(1,again,,3)", "(2,stays,,10)"]]
 
 
 async def test_a_small_change_of_a_row_with_a_large_value_is_captured(postgres_server) -> None:  # type: ignore[no-untyped-def]
