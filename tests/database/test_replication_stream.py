@@ -278,7 +278,8 @@ async def test_a_busy_consumer_keeps_the_connection(published: str) -> None:
     """Feedback goes out while nobody reads, for longer than wal_sender_timeout."""
     dsn = psycopg.conninfo.make_conninfo(published, options="-c wal_sender_timeout=600ms")
     async with await ReplicationStream.connect(dsn, slot=SLOT) as stream:
-        execute(published, "INSERT INTO posts SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i")
+        many = "INSERT INTO posts SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i"
+        await asyncio.to_thread(execute, published, many)
         await asyncio.sleep(2.0)  # the time is what is tested: three times the server's timeout
         messages = await read_until(stream, count(Commit, 1))
         assert sum(isinstance(m, Insert) for m in messages) == 20_000
