@@ -82,7 +82,8 @@ class TableSpec:
 
     ``key`` are the primary key's columns in index order; ``columns`` the other replicated ones in attnum order
     (generated columns are left out). ``unique`` are the column sets of the secondary unique indexes, ``key_index`` the
-    name of the primary key's index. ``referenced``: a foreign key points at it.
+    name of the primary key's index. ``referenced``: a foreign key points at it. ``generated``: names of the columns
+    that each node computes by itself.
     """
 
     table_id: int
@@ -95,6 +96,7 @@ class TableSpec:
     relation_oid: int = 0
     key_index: str = ""
     referenced: bool = False
+    generated: tuple[str, ...] = ()
 
     @property
     def qualified(self) -> str:

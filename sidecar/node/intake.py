@@ -278,6 +278,6 @@ class Intake:
 
 
 def _unknown(relation: Relation, spec: TableSpec) -> list[str]:
-    """Columns in the stream that the table in force has not: new, renamed, dropped, or generated."""
-    known = {column.name for column in (*spec.key, *spec.columns)}
+    """Columns in the stream that the table in force has not: new, renamed, or dropped."""
+    known = {*(column.name for column in (*spec.key, *spec.columns)), *spec.generated}
     return [name for name in present_names(relation, spec) if name not in known]

@@ -173,8 +173,10 @@ async def _here(settings: Settings) -> AsyncIterator[_Here]:
         state.clock.update(start.clock)
         state.context = dict(start.context)
         state.hlc.observe(max([start.hlc, start.to_hlc, *start.clock.values()]))
-        reader = JournalReader(upkeep)
-        progress = CaptureProgress(reader.nudge)
+        # A session of its own: a nudge may still be under way when whoever waited for capture goes on.
+        nudging = await Session.open(dsn, purpose="nudge", origin=False)
+        stack.push_async_callback(nudging.close)
+        progress = CaptureProgress(JournalReader(nudging).nudge)
         progress.restart(parse_lsn(start.lsn))
 
         async def refresh() -> None:

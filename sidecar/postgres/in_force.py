@@ -9,7 +9,7 @@ from sidecar.core.former_names import remembered
 from sidecar.postgres.catalogue import Catalogue
 from sidecar.postgres.facts import AttachedColumn, AttachedTable, Facts, Relation
 from sidecar.postgres.problem import Problem
-from sidecar.postgres.schema_check import column_spec, key_index, unique_columns
+from sidecar.postgres.schema_check import column_spec, generated_columns, key_index, unique_columns
 
 
 def needs_empty_state(wanted: TableSpec, table: AttachedTable, recorded: list[AttachedColumn]) -> list[Problem]:
@@ -110,6 +110,7 @@ def spec_in_force(
         relation_oid=relation.oid,
         key_index=key_index(facts, relation.oid),
         referenced=relation.is_referenced,
+        generated=generated_columns(facts, relation.oid),
     )
 
 

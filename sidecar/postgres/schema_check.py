@@ -327,6 +327,11 @@ def key_index(facts: Facts, oid: int) -> str:
     return next((index.name for index in facts.indexes.get(oid, []) if index.is_primary), "")
 
 
+def generated_columns(facts: Facts, oid: int) -> tuple[str, ...]:
+    """Those that the server computes; it may publish them all the same."""
+    return tuple(column.name for column in facts.columns.get(oid, []) if column.generated)
+
+
 def _spec(under: Review, table_id: int) -> TableSpec:
     columns = []
     for column in under.columns:
@@ -344,4 +349,5 @@ def _spec(under: Review, table_id: int) -> TableSpec:
         relation_oid=under.relation.oid,
         key_index=key_index(under.facts, under.relation.oid),
         referenced=under.relation.is_referenced,
+        generated=generated_columns(under.facts, under.relation.oid),
     )
