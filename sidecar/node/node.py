@@ -11,6 +11,7 @@ import contextlib
 import random
 import uuid
 from dataclasses import dataclass
+from functools import partial
 
 from sidecar.core.hlc import to_ms
 from sidecar.core.membership import FORMER_MEND, told
@@ -149,25 +150,14 @@ class Node:
     async def _serve(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             sessions = await self._open_sessions(stack)
-            state = self.state
-            limits = state.settings.limits
+            state, limits = self.state, self.state.settings.limits
             writer = JournalWriter(
                 sessions.capture, state.node_id, limits.journal_partition_rows, limits.journal_partition_bytes_max
             )
             start = await writer.start()
-            self._check_owner(start)
-            # Nothing is captured or sent by a database that is not what it was, or not where.
-            await require_place(state.settings.node.dsn)
-            check_end(state.clock.get(state.node_id, 0), start.clock.get(state.node_id, 0))
-            self._resume(start)
-            reader = JournalReader(sessions.upkeep)
-            self._reader = reader
-            await self._start_relay(RelayStore(reader), start)
+            reader = self._reader = JournalReader(sessions.upkeep)
             members = MembershipStore(reader)
-            await self._check_member(await self._membership.load(members))
-            self._links.reader = reader
-            await self._links.restore(reader)
-            await self._links.identities.restore(MetStore(reader))
+            await self._restore(start, reader, members)
             await self._refresh(sessions.catalogue)
             stream = await ReplicationStream.connect(
                 state.settings.node.dsn,
@@ -177,10 +167,7 @@ class Node:
             )
             stack.push_async_callback(stream.aclose)
             self.progress.connect(stream.ping)
-
-            async def refresh() -> None:
-                await self._refresh(sessions.catalogue)
-
+            refresh = partial(self._refresh, sessions.catalogue)
             capture = Capture(
                 state,
                 stream,
@@ -191,34 +178,11 @@ class Node:
                 publish=self._links.publish,
                 refresh_tables=refresh,
             )
-            merger = Merger(
-                sessions.merge,
-                self.progress,
-                state.writer_lock,
-                wait_locked_ms=state.settings.limits.capture_wait_locked_ms,
-                function_ms_max=state.settings.limits.merge_function_ms_max,
-                beat=self._pulse.merge_beats,
-                relay=RelayWriter(writer) if self._links.policy.any else None,
-            )
-            applier = Applier(
-                state,
-                self._inbox,
-                merger,
-                self._pulse,
-                acknowledge=self._links.acknowledge,
-                resync=self._links.resync,
-                publish=self._links.publish_relayed if self._links.policy.any else None,
-            )
+            applier = self._applier(sessions.merge, writer)
             waits = Waits(state, self.progress, WaitBoard(sessions.waits, reader), reader, self._links)
             identities = self._links.identities
             identities.own = await begin_start(state.settings.node.dsn, self._boot_id, known=identities.own)
-            self._links.ready.set()
-            self._served = True
-            self._pulse.restart(asyncio.get_running_loop().time())
-            self._pulse.capture_state = "streaming"
-            self._pulse.capture_error = self._pulse.database_error = None
-            state.problems.pop("database", None)  # solved, as the next line of the log says
-            state.rewrites_due.set()
+            self._started()
             state.log.info("replicating", tables=sorted(state.tables), resumed_at=start.lsn)
             await supervise(
                 capture.run(),
@@ -227,17 +191,60 @@ class Node:
                 catalogue_loop(state, refresh),
                 peers_loop(state, reader, self._links, self._mesh),
                 self._membership.run(members),
-                Requests(
-                    state,
-                    members,
-                    Removal(state, self._links, self._mesh, reader),
-                    Leaving(state, self.progress, self._links, self._mesh, reader),
-                ).attend(),
+                self._requests(members, reader).attend(),
                 waits.attend(),
                 waits.store_acknowledgements(),
                 waits.answer_barriers(),
                 waits.store_answers(),
             )
+
+    async def _restore(self, start: JournalStart, reader: JournalReader, members: MembershipStore) -> None:
+        """Take over what the database knows. One that is not what it was, or not where, captures and sends nothing."""
+        self._check_owner(start)
+        await require_place(self.state.settings.node.dsn)
+        check_end(self.state.clock.get(self.state.node_id, 0), start.clock.get(self.state.node_id, 0))
+        self._resume(start)
+        await self._start_relay(RelayStore(reader), start)
+        await self._check_member(await self._membership.load(members))
+        self._links.reader = reader
+        await self._links.restore(reader)
+        await self._links.identities.restore(MetStore(reader))
+
+    def _applier(self, session: Session, writer: JournalWriter) -> Applier:
+        state, limits, relays = self.state, self.state.settings.limits, self._links.policy.any
+        merger = Merger(
+            session,
+            self.progress,
+            state.writer_lock,
+            wait_locked_ms=limits.capture_wait_locked_ms,
+            function_ms_max=limits.merge_function_ms_max,
+            beat=self._pulse.merge_beats,
+            relay=RelayWriter(writer) if relays else None,
+        )
+        return Applier(
+            state,
+            self._inbox,
+            merger,
+            self._pulse,
+            acknowledge=self._links.acknowledge,
+            resync=self._links.resync,
+            publish=self._links.publish_relayed if relays else None,
+        )
+
+    def _requests(self, members: MembershipStore, reader: JournalReader) -> Requests:
+        removal = Removal(self.state, self._links, self._mesh, reader)
+        leaving = Leaving(self.state, self.progress, self._links, self._mesh, reader)
+        return Requests(self.state, members, removal, leaving)
+
+    def _started(self) -> None:
+        """From here on the node takes part."""
+        self._links.ready.set()
+        self._served = True
+        self._pulse.restart(asyncio.get_running_loop().time())
+        self._pulse.capture_state = "streaming"
+        self._pulse.capture_error = self._pulse.database_error = None
+        self.state.problems.pop("database", None)  # solved, as the next line of the log says
+        self.state.rewrites_due.set()
 
     async def _check_member(self, unsaid: frozenset[int]) -> None:
         """A node that has left does not run; one that has begun to captures nothing more, and is brought to its end."""
