@@ -211,13 +211,12 @@ async def test_a_peer_that_lists_nobody_keeps_its_journal_for_a_joining_node(tmp
         blocker = await asyncpg.connect(cluster.nodes[2].dsn)
         async with writing(cluster, (1,), books, 100):
             await wait_until(lambda: trimmed(dialled.dsn), CONVERGE_S, "the peer trims its journal")
-            begins = await journal_begins(dialled.dsn)
             async with blocker.transaction():
                 await blocker.execute("LOCK TABLE ledger IN SHARE MODE")
                 process = await begin_join(cluster, log=tmp_path / "join.log")
                 begun = "SELECT joining IS NOT NULL FROM crdt_state.node"
                 await wait_until(lambda: blocker.fetchval(begun), CONVERGE_S, "the join copies")
-                written = books.transactions
+                begins, written = await journal_begins(dialled.dsn), books.transactions  # the peer knows by now
                 await wait_until(lambda: books.transactions > written + 1500, CONVERGE_S, "much is written")
                 assert process.returncode is None
             assert await process.wait() == 0, (tmp_path / "join.log").read_text()

@@ -454,12 +454,18 @@ def test_conflicts_of_a_name_that_stands_in_two_schemas_are_refused(run: Run, wi
     assert run("conflicts", "--table", "public.posts")[0] == 0
 
 
+def interruptible() -> None:
+    """Whoever runs the tests in the background may have them ignore SIGINT, which children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_conflicts_follow_prints_new_ones_and_ends_quietly(with_conflicts: str, config: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sidecar.cli.main", "conflicts", "--follow", "--json", "--limit", "1", "-c", config],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=interruptible,
     )
     try:
         assert process.stdout is not None

@@ -134,7 +134,7 @@ async def test_every_metric_is_there_and_agrees_with_the_database(cluster: LabCl
             and 0 <= found.get(("sidecar_peer_round_trip_seconds", "eu-west"), 99) < 1
             and abs(found.get(("sidecar_clock_offset_seconds", "eu-west"), 99)) < 1
         )
-        return found if acknowledged and near and ("sidecar_journal_bytes",) in found else None
+        return found if acknowledged and near and found.get(("sidecar_journal_bytes",), 0) > 0 else None
 
     after = await wait_until(settled, DEADLINE_S, "everything acknowledged, the journal measured, the peer near")
     assert after is not None
@@ -156,7 +156,6 @@ async def test_every_metric_is_there_and_agrees_with_the_database(cluster: LabCl
     assert after["sidecar_merge_duration_seconds_bucket", "+Inf"] == after["sidecar_merge_duration_seconds_count",]
     assert after["sidecar_capture_streaming",] == after["sidecar_database_reachable",] == 1
     assert after["sidecar_peer_connected", "eu-west"] == 1
-    assert after["sidecar_journal_bytes",] > 0
 
 
 async def test_what_a_peer_has_not_acknowledged_is_counted_also_after_a_restart(cluster: LabCluster) -> None:
