@@ -143,7 +143,8 @@ class Capture:
         """Whether what is held waits for more: this node is behind, more comes, and nobody waits for it."""
         held = self._intake.held.rows and asyncio.get_running_loop().time() < self._gather_until_s
         late = held and self._state.now_ms() - self._intake.committed_ms > BEHIND_MS
-        return bool(late and self._stream.busy and not self._progress.awaited)
+        # Heartbeats wait for the end of the log: what is far from it is better reached fast than told of early.
+        return bool(late and self._stream.busy and not self._progress.awaited(self._stream.server_lsn))
 
     async def _report_put_aside(self) -> None:
         """Write down what of the local changes is not replicated at all."""

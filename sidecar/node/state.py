@@ -147,10 +147,9 @@ class CaptureProgress:
         """How to ask the present stream for its position; None while there is no stream."""
         self._ping = ping
 
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody waits for a position."""
-        return bool(self._waiters)
+    def awaited(self, lsn: int) -> bool:
+        """Whether somebody waits for a position up to ``lsn``."""
+        return any(wanted <= lsn for wanted, _ in self._waiters)
 
     def restart(self, lsn: int) -> None:
         """Capture resumes at ``lsn``; what it had passed before without anything to capture comes again."""

@@ -21,6 +21,7 @@ from sidecar.settings import LimitSettings, NodeSettings, Settings
 
 FEW = 20
 """``batch_transactions_max``."""
+AWAITED = 1 << 40
 
 
 class Stream:
@@ -72,12 +73,20 @@ class Writer:
         return
 
 
+class Unreached(CaptureProgress):
+    """Whoever waits goes on waiting."""
+
+    def reached(self, lsn: int) -> None:
+        return
+
+
 def update(key: int, before: int) -> bytes:
     return raw.update([b"%d" % key, b"%d" % before], [b"%d" % key, b"%d" % (before + 1)])
 
 
-async def captured(age_ms: int, rows: int, count: int, *, awaited: bool = False) -> list[tuple[int, int]]:
-    """The change sets of so many single-row transactions on so many rows, read one by one."""
+async def captured(age_ms: int, rows: int, count: int, *, server_lsn: int = 0) -> list[tuple[int, int]]:
+    """The change sets of so many single-row transactions on so many rows, read one by one, while somebody waits for a
+    position (``AWAITED``) and the stream is at ``server_lsn``."""
     node = NodeSettings(name="a", id=1, dsn="postgresql://a@127.0.0.1:1/app")
     state = NodeState(Settings(node=node, limits=LimitSettings(batch_transactions_max=FEW)))
     columns = (ColumnSpec("id", 1, "integer", "integer"), ColumnSpec("n", 2, "integer", "integer"))
@@ -86,7 +95,8 @@ async def captured(age_ms: int, rows: int, count: int, *, awaited: bool = False)
     batches = [[raw.relation("id", "n")]]
     for n in range(1, count + 1):
         batches.append([raw.begin(n, committed_ms), update(n % rows, n // rows), raw.commit(n)])
-    stream, writer, progress = Stream(batches), Writer(count), CaptureProgress(_nothing)
+    stream, writer, progress = Stream(batches), Writer(count), Unreached(_nothing)
+    stream.server_lsn = server_lsn
     running = asyncio.create_task(
         Capture(
             state,
@@ -99,13 +109,12 @@ async def captured(age_ms: int, rows: int, count: int, *, awaited: bool = False)
             refresh_tables=_nothing,
         ).run()
     )
-    waiting = asyncio.create_task(progress.captured(1 << 60, 3600.0)) if awaited else None
+    waiting = asyncio.create_task(progress.captured(AWAITED, 3600.0))
     async with asyncio.timeout(60):
         await writer.done.wait()
     for task in (running, waiting):
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+        task.cancel()
+        await asyncio.wait({task})
     return writer.sets
 
 
@@ -133,6 +142,11 @@ async def test_a_backlog_on_few_rows_gathers_longer() -> None:
     assert len(sets) <= 600 / (FEW * HOT_TRANSACTIONS) + 2
 
 
-@pytest.mark.parametrize(("age_ms", "awaited"), [(-3_600_000, False), (10 * BEHIND_MS, True)])
-async def test_nothing_gathers_when_it_is_on_time_or_awaited(age_ms: int, awaited: bool) -> None:
-    assert len(await captured(age_ms, 10_000, 60, awaited=awaited)) > 200 / FEW + 2
+@pytest.mark.parametrize(("age_ms", "server_lsn"), [(-3_600_000, 0), (10 * BEHIND_MS, AWAITED)])
+async def test_nothing_gathers_when_it_is_on_time_or_awaited(age_ms: int, server_lsn: int) -> None:
+    assert len(await captured(age_ms, 10_000, 60, server_lsn=server_lsn)) > 200 / FEW + 2
+
+
+async def test_who_waits_for_what_is_far_away_holds_nothing_up() -> None:
+    """A heartbeat waits for the end of the log, always: it kept every backlog from gathering."""
+    assert len(await captured(10 * BEHIND_MS, 10_000, 200, server_lsn=AWAITED - 1)) <= 200 / FEW + 2
