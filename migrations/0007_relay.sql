@@ -37,21 +37,3 @@ CREATE OR REPLACE VIEW crdt_state.named_node AS
     UNION ALL SELECT p.id, p.name FROM crdt_state.peer AS p WHERE p.id NOT IN (SELECT n.id FROM crdt_state.node AS n)
     UNION ALL SELECT m.id, m.name FROM crdt_state.member AS m
               WHERE m.id NOT IN (SELECT n.id FROM crdt_state.node AS n UNION ALL SELECT p.id FROM crdt_state.peer AS p);
-
--- As before, of this node's own change sets; and none for a node without a link, which acknowledges to its own peers.
-CREATE OR REPLACE VIEW crdt.lag AS
-    WITH present AS (SELECT extract(epoch FROM clock_timestamp()) * 1000 AS ms)
-    SELECT n.id AS node, n.name, n.is_local, n.clock_shown AS clock,
-           greatest(0, present.ms - (n.clock >> 16))::float8 AS behind_ms,
-           j.change_sets AS unacknowledged_change_sets,
-           CASE WHEN j.change_sets IS NOT NULL THEN greatest(0, coalesce(present.ms - (j.oldest >> 16), 0)) END::float8
-               AS unacknowledged_ms,
-           j.bytes AS unacknowledged_bytes
-    FROM crdt.nodes AS n
-    CROSS JOIN present
-    LEFT JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE q.last) AS change_sets, min(q.to_hlc) AS oldest,
-               coalesce(sum(octet_length(q.header) + octet_length(q.body)), 0)::int8 AS bytes
-        FROM crdt_state.journal AS q
-        WHERE q.origin IS NULL AND q.to_hlc > coalesce(n.acknowledged, 0)
-    ) AS j ON n.acknowledged IS NOT NULL;

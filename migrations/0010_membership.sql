@@ -49,7 +49,8 @@ CREATE OR REPLACE VIEW crdt.nodes AS
     LEFT JOIN crdt_state.member AS m ON m.id = i.id
     ORDER BY i.id;
 
--- As before, of members.
+-- As before, of this node's own change sets and of members; none for a node without a link, which acknowledges to its own
+-- peers.
 CREATE OR REPLACE VIEW crdt.lag AS
     WITH present AS (SELECT extract(epoch FROM clock_timestamp()) * 1000 AS ms)
     SELECT n.id AS node, n.name, n.is_local, n.clock_shown AS clock,

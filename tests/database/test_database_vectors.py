@@ -58,30 +58,45 @@ async def siblings(node: HarnessNode, place: Placed) -> list[Any]:
     return kept or [await shown(node, place)]
 
 
+async def begin(nodes: list[HarnessNode], *, as_genesis: bool) -> None:
+    """What every vector starts from, on all nodes."""
+    if not as_genesis:
+        await run(nodes[0], [initial_rows()])
+    await run(nodes[0], [p.statements(t) for p in PLACED for t in p.vector.at_a])
+    await settle(nodes)
+
+
+async def diverge(b: HarnessNode, c: HarnessNode) -> None:
+    """Every vector's concurrent writes, which nobody but their writers has."""
+    await concurrently(b, c, of_nodes([p for p in PLACED if p.vector.later == "C"]))
+    await concurrently(c, b, of_nodes([p for p in PLACED if p.vector.later == "B"]))
+
+
+async def wrong_values(nodes: list[HarnessNode]) -> list[Any]:
+    """Per vector and node that shows or keeps something else than expected: both."""
+    wrong = []
+    for place in PLACED:
+        wanted = await expected(nodes[0], place.vector)
+        for node in nodes:
+            got = await shown(node, place)
+            several = [v if v is None else str(v) for v in place.vector.siblings or ()]
+            kept = await siblings(node, place) if several else []
+            if got != wanted or kept != several:
+                wrong.append((str(place.vector), node.id, got, wanted, kept))
+    return wrong
+
+
 @pytest.mark.parametrize("first", [2, 3])
 @pytest.mark.parametrize("as_genesis", [True, False], ids=["genesis", "inserted"])
 async def test_all_vectors(postgres_server, as_genesis: bool, first: int) -> None:  # type: ignore[no-untyped-def]
     """``first``: whose changes node 1, which wrote none of them, merges first."""
     async with cluster(postgres_server, 3, schema_sql(as_genesis=as_genesis)) as nodes:
         a, b, c = nodes
-        if not as_genesis:
-            await run(a, [initial_rows()])
-        await run(a, [p.statements(t) for p in PLACED for t in p.vector.at_a])
-        await settle(nodes)
-        await concurrently(b, c, of_nodes([p for p in PLACED if p.vector.later == "C"]))
-        await concurrently(c, b, of_nodes([p for p in PLACED if p.vector.later == "B"]))
+        await begin(nodes, as_genesis=as_genesis)
+        await diverge(b, c)
         for other in sorted((b, c), key=lambda node: node.id != first):
             await a.merge_from(other)
         await settle(nodes)
         await run(a, [p.statements(t) for p in PLACED for t in p.vector.after])
         await settle(nodes)
-        wrong = []
-        for place in PLACED:
-            wanted = await expected(a, place.vector)
-            for node in nodes:
-                got = await shown(node, place)
-                several = [v if v is None else str(v) for v in place.vector.siblings or ()]
-                kept = await siblings(node, place) if several else []
-                if got != wanted or kept != several:
-                    wrong.append((str(place.vector), node.id, got, wanted, kept))
-        assert wrong == []
+        assert await wrong_values(nodes) == []

@@ -7,27 +7,14 @@ from typing import Any
 import pytest
 from node_harness import HarnessNode, cluster, settle
 from state_exchange import merge_states
-from test_database_vectors import concurrently, expected, of_nodes, run, shown, siblings
+from test_database_vectors import begin, diverge, run, wrong_values
 
-from tests.merge_vectors.placed import PLACED, initial_rows, schema_sql
+from tests.merge_vectors.placed import PLACED, schema_sql
 
 
 async def xmins(node: HarnessNode) -> dict[str, list[Any]]:
     """Each user row's place and xmin: what a merge that changes nothing leaves alone."""
     return {t.name: await node.rows(f"SELECT ctid, xmin FROM {t.name} ORDER BY 1") for t in node.state.tables.values()}
-
-
-async def wrong_values(nodes: list[HarnessNode]) -> list[Any]:
-    wrong = []
-    for place in PLACED:
-        wanted = await expected(nodes[0], place.vector)
-        for node in nodes:
-            got = await shown(node, place)
-            several = [v if v is None else str(v) for v in place.vector.siblings or ()]
-            kept = await siblings(node, place) if several else []
-            if got != wanted or kept != several:
-                wrong.append((str(place.vector), node.id, got, wanted, kept))
-    return wrong
 
 
 @pytest.mark.parametrize("first", [2, 3])
@@ -37,12 +24,8 @@ async def test_all_vectors_by_state(postgres_server, as_genesis: bool, first: in
     its; everybody merges the same again, and nothing is written."""
     async with cluster(postgres_server, 3, schema_sql(as_genesis=as_genesis)) as nodes:
         a, b, c = nodes
-        if not as_genesis:
-            await run(a, [initial_rows()])
-        await run(a, [p.statements(t) for p in PLACED for t in p.vector.at_a])
-        await settle(nodes)
-        await concurrently(b, c, of_nodes([p for p in PLACED if p.vector.later == "C"]))
-        await concurrently(c, b, of_nodes([p for p in PLACED if p.vector.later == "B"]))
+        await begin(nodes, as_genesis=as_genesis)
+        await diverge(b, c)
         for node in (b, c):
             await node.rewrite()
         order = sorted((b, c), key=lambda node: node.id != first)
@@ -71,13 +54,10 @@ OVERWRITES = """
 async def test_a_conflict_is_the_same_one_by_states_and_by_changes(postgres_server) -> None:  # type: ignore[no-untyped-def]
     """Nodes 2 and 3 write concurrently; 2 merges 3's states, and 3 the change sets of 2."""
     async with cluster(postgres_server, 3, schema_sql(as_genesis=False)) as nodes:
-        a, b, c = nodes
-        await run(a, [initial_rows()])
-        await run(a, [p.statements(t) for p in PLACED for t in p.vector.at_a])
-        await settle(nodes)
+        _, b, c = nodes
+        await begin(nodes, as_genesis=False)
         assert await b.rows(OVERWRITES) == []
-        await concurrently(b, c, of_nodes([p for p in PLACED if p.vector.later == "C"]))
-        await concurrently(c, b, of_nodes([p for p in PLACED if p.vector.later == "B"]))
+        await diverge(b, c)
         for node in (b, c):
             await node.rewrite()
         merged = await merge_states(b, c)
