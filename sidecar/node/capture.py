@@ -18,7 +18,7 @@ from sidecar.node.intake import Intake
 from sidecar.node.pulse import Pulse
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.postgres.journal import JournalWriter
-from sidecar.postgres.replication import ReplicationStream
+from sidecar.postgres.replication import BACKLOG_PAUSE_S, ReplicationStream
 from sidecar.postgres.row_errors import is_row_error
 
 Publish = Callable[[int, ChangeSetPart | None], None]
@@ -35,7 +35,7 @@ GATHER_S = 0.1
 """How long transactions gather while this node is behind. A change set costs some milliseconds of processor on each
 node, whether it holds one transaction or thousands."""
 
-GATHER_PAUSE_S = 0.02
+GATHER_PAUSE_S = BACKLOG_PAUSE_S + 0.02
 """When nothing comes for so long, or the walsender says that it is at the end of the log, what has gathered goes."""
 
 
@@ -120,13 +120,13 @@ class Capture:
             messages: list[bytes] = []
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GATHER_PAUSE_S):
-                    messages = await self._stream.read()
+                    messages = await self._stream.read(backlog=True)
             if not messages:
                 self._gather_until_s = 0.0
             return messages
         if flushing is None:
-            return await self._stream.read()
-        reading = asyncio.ensure_future(self._stream.read())
+            return await self._stream.read(backlog=self._backlog())
+        reading = asyncio.ensure_future(self._stream.read(backlog=self._backlog()))
         try:
             await asyncio.wait({reading, flushing}, return_when=asyncio.FIRST_COMPLETED)
             if reading.done():
@@ -140,11 +140,16 @@ class Capture:
         return reading.result() if not reading.cancelled() else []
 
     def _gathers(self) -> bool:
-        """Whether what is held waits for more: this node is behind, more comes, and nobody waits for it."""
+        """Whether what is held waits for more: this node is behind, and more comes."""
         held = self._intake.held.rows and asyncio.get_running_loop().time() < self._gather_until_s
-        late = held and self._state.now_ms() - self._intake.committed_ms > BEHIND_MS
+        return bool(held and self._stream.busy and self._backlog())
+
+    def _backlog(self) -> bool:
+        """Whether local transactions are taken in that are late, and nobody waits for what has come."""
+        taking = self._intake.held.rows or self._intake.open or self._flushing is not None
+        late = taking and self._state.now_ms() - self._intake.committed_ms > BEHIND_MS
         # Heartbeats wait for the end of the log: what is far from it is better reached fast than told of early.
-        return bool(late and self._stream.busy and not self._progress.awaited(self._stream.server_lsn))
+        return bool(late and not self._progress.awaited(self._stream.server_lsn))
 
     async def _report_put_aside(self) -> None:
         """Write down what of the local changes is not replicated at all."""
@@ -306,6 +311,6 @@ class Capture:
             number += 1
             self._pulse.capture_alive = asyncio.get_running_loop().time()
             while self._intake.open and not await self._intake.consume(until_commit=True):
-                self._intake.feed(await self._stream.read())
+                self._intake.feed(await self._stream.read(backlog=self._backlog()))
                 # Rows that are written again and again fill no part for long.
                 self._pulse.capture_alive = asyncio.get_running_loop().time()

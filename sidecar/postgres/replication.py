@@ -54,6 +54,12 @@ PAUSE_S = 0.002
 5 microseconds of system calls where a batch pays one, and slows the walsender by a third. Two milliseconds collect
 hundreds of messages at such rates and still fit into any socket buffer."""
 
+BACKLOG_PAUSE_S = 0.02
+"""The pause while a backlog is read, which ends sooner the fewer pauses it has. As long as the reader sleeps, nothing
+is acknowledged; so TCP soon puts hundreds of messages into one segment, where it sends one for each message to a reader
+who is awake, and the walsender needs half of the processor. What comes in 20 ms, about a megabyte, fits into the
+sending socket's buffer."""
+
 PAUSE_RATE_PER_S = 6_000.0
 """Messages per second from which a reader pauses: below it, waking for every message costs less than 3 % of a core,
 and a quiet stream is answered at once."""
@@ -159,14 +165,16 @@ class ReplicationStream:
         while True:
             yield await self.read()
 
-    async def read(self) -> list[bytes]:
+    async def read(self, *, backlog: bool = False) -> list[bytes]:
         """Raw XLogData messages (payload from ``XLOG_HEADER_BYTES`` on), all that are there, up to the bounds.
 
-        An empty list says that ``server_lsn`` moved or a ping was answered. Waits while there is nothing; may be
-        cancelled without losing anything. Raises what :meth:`connect` raises.
+        ``backlog``: the consumer is far behind, so that speed counts and not delay. An empty list says that
+        ``server_lsn`` moved or a ping was answered. Waits while there is nothing; may be cancelled without losing
+        anything. Raises what :meth:`connect` raises.
         """
-        if not self._more and self._last_batch_messages < PAUSE_BATCH_MESSAGES and self._rate() > PAUSE_RATE_PER_S:
-            await asyncio.sleep(PAUSE_S)
+        nearly_empty = backlog or self._last_batch_messages < PAUSE_BATCH_MESSAGES
+        if not self._more and nearly_empty and self._rate() > PAUSE_RATE_PER_S:
+            await asyncio.sleep(BACKLOG_PAUSE_S if backlog else PAUSE_S)
         while True:
             self._check()
             batch = self._take_available()

@@ -6,7 +6,10 @@ Source: https://www.postgresql.org/docs/current/protocol-replication.html
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
+from ipaddress import ip_address
 from typing import Any
 
 import psycopg
@@ -20,6 +23,11 @@ from sidecar.postgres.admin import CONNECT_TIMEOUT_S, SESSION_SETTINGS, connect_
 COMMAND_TIMEOUT_S = 30.0
 """For SHOW and START_REPLICATION. Starting reads WAL from the slot's restart position under no lock; it answers
 before it decodes."""
+
+LOOPBACK_RECEIVE_BUFFER_BYTES = 256 * 1024
+"""Receive buffer (Linux doubles it) where the server is on this host: a full one makes segments large, too, and the
+next is there at once. It holds several of the largest (64 KiB on loopback), or each would wait for a delayed
+acknowledgement. Over a network a limit would limit the speed; there the size stays the system's business."""
 
 # How the errors of a replication command and of the running stream are meant, by SQLSTATE.
 _SLOT_MEND = "changes since the loss cannot be decoded: make the node anew, see docs/operations.md"
@@ -46,13 +54,24 @@ async def open_connection(dsn: str) -> psycopg.AsyncConnection[Any]:
     parameters["client_encoding"] = "UTF8"
     parameters["replication"] = "database"
     try:
-        return await psycopg.AsyncConnection.connect(autocommit=True, **parameters)
+        connection = await psycopg.AsyncConnection.connect(autocommit=True, **parameters)
     except psycopg.Error as error:
         if re.search(r"replication role|permission denied to start WAL sender", str(error)):
             raise ConfigurationError(
                 "the role in the DSN may not open a replication connection", mend="ALTER ROLE ... REPLICATION"
             ) from None
         raise connect_error(error, parameters, waiting=True) from None
+    limit_receive_buffer(connection.pgconn.socket)
+    return connection
+
+
+def limit_receive_buffer(fd: int) -> None:
+    """For a server on this host, see ``LOOPBACK_RECEIVE_BUFFER_BYTES``."""
+    with socket.socket(fileno=os.dup(fd)) as duplicate:
+        if duplicate.family == socket.AF_UNIX:
+            return
+        if ip_address(duplicate.getpeername()[0]).is_loopback:
+            duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_RECEIVE_BUFFER_BYTES)
 
 
 def _escaped(value: str) -> str:

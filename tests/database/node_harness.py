@@ -68,9 +68,9 @@ class HeldStream:
     def busy(self) -> bool:
         return self._stream.busy
 
-    async def read(self) -> list[bytes]:
+    async def read(self, *, backlog: bool = False) -> list[bytes]:
         if self._batch is None:
-            self._batch = await self._stream.read()
+            self._batch = await self._stream.read(backlog=backlog)
         await self.flowing.wait()
         # What came while the stream was held is one batch, so capture makes one change set of it.
         while self._stream.server_lsn < self.together_until:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -26,7 +28,7 @@ from sidecar.core.pgoutput import (
     parse_lsn,
 )
 from sidecar.errors import ConfigurationError, FatalError, TransientError
-from sidecar.postgres import replication
+from sidecar.postgres import replication, walsender
 from sidecar.postgres.replication import ReplicationStream
 
 SLOT = "sidecar_test"
@@ -250,6 +252,33 @@ async def test_a_loaded_stream_pauses_when_a_read_brought_little(
         start = time.monotonic()
         await read_until(stream, count(Commit, 1))
         assert time.monotonic() - start >= 0.1
+
+
+async def test_a_backlog_is_read_with_long_pauses(published: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a batch that was not small: the fewer pauses, the larger TCP's segments."""
+    monkeypatch.setattr(replication, "PAUSE_S", 2.0 * DEADLINE_S)
+    monkeypatch.setattr(replication, "BACKLOG_PAUSE_S", 0.1)
+    monkeypatch.setattr(replication, "PAUSE_RATE_PER_S", -1.0)
+    monkeypatch.setattr(replication, "PAUSE_BATCH_MESSAGES", 0)
+    async with asyncio.timeout(DEADLINE_S), await ReplicationStream.connect(published, slot=SLOT) as stream:
+        execute(published, "INSERT INTO posts VALUES (1)")
+        start = time.monotonic()
+        seen = 0
+        while not seen:
+            seen = sum(message[XLOG_HEADER_BYTES] == ord("C") for message in await stream.read(backlog=True))
+        assert time.monotonic() - start >= 0.1
+
+
+async def test_the_receive_buffer_is_limited_where_the_server_is_on_this_host(published: str) -> None:
+    doubled = 2 * walsender.LOOPBACK_RECEIVE_BUFFER_BYTES  # as socket(7) has it
+    async with await ReplicationStream.connect(published, slot=SLOT) as stream:
+        with socket.socket(fileno=os.dup(stream._fd)) as loopback:
+            assert loopback.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == doubled
+    for one in socket.socketpair():
+        with one:
+            before = one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            walsender.limit_receive_buffer(one.fileno())
+            assert one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before, "one of a Unix-domain socket"
 
 
 async def test_a_rest_ends_with_a_ping_and_with_the_stream(published: str) -> None:

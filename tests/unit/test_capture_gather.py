@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import stream_messages as raw
@@ -31,8 +31,10 @@ class Stream:
         self.batches = batches
         self.server_lsn = 0
         self.busy = True
+        self.reads: list[bool] = []
 
-    async def read(self) -> list[bytes]:
+    async def read(self, *, backlog: bool = False) -> list[bytes]:
+        self.reads.append(backlog)
         await asyncio.sleep(0)
         if not self.batches:
             await asyncio.Event().wait()
@@ -73,6 +75,13 @@ class Writer:
         return
 
 
+class Ran(NamedTuple):
+    """The transactions and rows of each change set; for each read whether it was that of a backlog."""
+
+    sets: list[tuple[int, int]]
+    reads: list[bool]
+
+
 class Unreached(CaptureProgress):
     """Whoever waits goes on waiting."""
 
@@ -87,6 +96,11 @@ def update(key: int, before: int) -> bytes:
 async def captured(age_ms: int, rows: int, count: int, *, server_lsn: int = 0) -> list[tuple[int, int]]:
     """The change sets of so many single-row transactions on so many rows, read one by one, while somebody waits for a
     position (``AWAITED``) and the stream is at ``server_lsn``."""
+    return (await run(age_ms, rows, count, server_lsn=server_lsn)).sets
+
+
+async def run(age_ms: int, rows: int, count: int, *, server_lsn: int = 0) -> Ran:
+    """As :func:`captured`."""
     node = NodeSettings(name="a", id=1, dsn="postgresql://a@127.0.0.1:1/app")
     state = NodeState(Settings(node=node, limits=LimitSettings(batch_transactions_max=FEW)))
     columns = (ColumnSpec("id", 1, "integer", "integer"), ColumnSpec("n", 2, "integer", "integer"))
@@ -115,7 +129,7 @@ async def captured(age_ms: int, rows: int, count: int, *, server_lsn: int = 0) -
     for task in (running, waiting):
         task.cancel()
         await asyncio.wait({task})
-    return writer.sets
+    return Ran(writer.sets, stream.reads)
 
 
 async def _nothing() -> None:
@@ -150,3 +164,15 @@ async def test_nothing_gathers_when_it_is_on_time_or_awaited(age_ms: int, server
 async def test_who_waits_for_what_is_far_away_holds_nothing_up() -> None:
     """A heartbeat waits for the end of the log, always: it kept every backlog from gathering."""
     assert len(await captured(10 * BEHIND_MS, 10_000, 200, server_lsn=AWAITED - 1)) <= 200 / FEW + 2
+
+
+async def test_a_backlog_is_read_as_one() -> None:
+    ran = await run(10 * BEHIND_MS, 10_000, 200)
+    first = 3  # the table, the first transaction, and the read that begins before its change set is on its way
+    assert not any(ran.reads[:2])
+    assert all(ran.reads[first:-1])  # the last waits for nothing
+
+
+@pytest.mark.parametrize(("age_ms", "server_lsn"), [(-3_600_000, 0), (10 * BEHIND_MS, AWAITED)])
+async def test_what_is_on_time_or_awaited_is_read_at_once(age_ms: int, server_lsn: int) -> None:
+    assert not any((await run(age_ms, 10_000, 60, server_lsn=server_lsn)).reads)
