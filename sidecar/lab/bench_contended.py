@@ -28,7 +28,7 @@ DRAIN_DEADLINE_S = 120.0
 
 UPDATE = "UPDATE items SET a = $2, note = $3, c = c + 1 WHERE id = $1"
 UPDATE_AND_PROBE = f"WITH u AS ({UPDATE} RETURNING id) INSERT INTO probe (node, id) SELECT $4, $5 FROM u"
-VISIBLE = "SELECT id FROM probe WHERE node = {node} AND id > $1 ORDER BY id"
+VISIBLE = "SELECT id FROM probe WHERE node = {node} AND id > $1 ORDER BY id LIMIT 1000"  # as in bench_lag
 COUNTERS = "SELECT sum(c)::bigint FROM items"
 
 LAG_P99 = Target(500, at_most=True, absolute=True)
