@@ -58,7 +58,7 @@ BACKLOG_PAUSE_S = 0.02
 """The pause while a backlog is read, which ends sooner the fewer pauses it has. As long as the reader sleeps, nothing
 is acknowledged; so TCP soon puts hundreds of messages into one segment, where it sends one for each message to a reader
 who is awake, and the walsender needs half of the processor. What comes in 20 ms, about a megabyte, fits into the
-sending socket's buffer."""
+sending socket's buffer. A Unix-domain socket has no segments and holds a few hundred messages: it is not read so."""
 
 PAUSE_RATE_PER_S = 6_000.0
 """Messages per second from which a reader pauses: below it, waking for every message costs less than 3 % of a core,
@@ -99,6 +99,7 @@ class ReplicationStream:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._fd = connection.pgconn.socket
+        self._by_tcp = connection.pgconn.host[:1] not in (b"/", b"@")
         self._status_interval_s = status_interval_s
         self._batch_messages_max = batch_messages_max
         self._batch_bytes_max = batch_bytes_max
@@ -172,6 +173,7 @@ class ReplicationStream:
         ``server_lsn`` moved or a ping was answered. Waits while there is nothing; may be cancelled without losing
         anything. Raises what :meth:`connect` raises.
         """
+        backlog = backlog and self._by_tcp
         nearly_empty = backlog or self._last_batch_messages < PAUSE_BATCH_MESSAGES
         if not self._more and nearly_empty and self._rate() > PAUSE_RATE_PER_S:
             await asyncio.sleep(BACKLOG_PAUSE_S if backlog else PAUSE_S)

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -267,6 +268,29 @@ async def test_a_backlog_is_read_with_long_pauses(published: str, monkeypatch: p
         while not seen:
             seen = sum(message[XLOG_HEADER_BYTES] == ord("C") for message in await stream.read(backlog=True))
         assert time.monotonic() - start >= 0.1
+
+
+@pytest.fixture
+def published_by_socket(published: str) -> str:
+    """The same database through the server's Unix-domain socket."""
+    with psycopg.connect(published) as connection:
+        folder = connection.execute("SHOW unix_socket_directories").fetchone()
+    if folder is None or not Path(folder[0]).is_dir():
+        pytest.skip("the server's socket is not on this host")
+    return psycopg.conninfo.make_conninfo(published, host=folder[0])
+
+
+async def test_a_unix_domain_socket_is_read_without_long_pauses(
+    published_by_socket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds a few hundred messages, and the walsender waits when it is full."""
+    monkeypatch.setattr(replication, "BACKLOG_PAUSE_S", 2.0 * DEADLINE_S)
+    monkeypatch.setattr(replication, "PAUSE_RATE_PER_S", -1.0)
+    async with asyncio.timeout(DEADLINE_S), await ReplicationStream.connect(published_by_socket, slot=SLOT) as stream:
+        execute(published_by_socket, "INSERT INTO posts VALUES (1)")
+        seen = 0
+        while not seen:
+            seen = sum(message[XLOG_HEADER_BYTES] == ord("C") for message in await stream.read(backlog=True))
 
 
 async def test_the_receive_buffer_is_limited_where_the_server_is_on_this_host(published: str) -> None:
