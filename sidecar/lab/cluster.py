@@ -215,17 +215,20 @@ class LabCluster:
     async def start_sidecar(self, index: int, *, ready: bool = True) -> None:
         """Start the process; with ``ready``, return when ``/readyz`` agrees. An early end raises with its last line."""
         node = self.nodes[index]
-        node.sidecar_process = spawn(
+        node.sidecar_process = self._spawn_sidecar(node)
+        if ready:
+            await wait_until(
+                partial(self._is_ready, node), READY_DEADLINE_S, f"{node.name}: readiness", tolerate=(OSError,)
+            )
+
+    def _spawn_sidecar(self, node: LabNode) -> subprocess.Popen[bytes]:
+        return spawn(
             [*self._command, "run", "-c", str(node.config_path)],
             log=node.log_path,
             cwd=node.folder,
             env=self._env,
             death_signal=None if self._detached else signal.SIGKILL,
         )
-        if ready:
-            await wait_until(
-                partial(self._is_ready, node), READY_DEADLINE_S, f"{node.name}: readiness", tolerate=(OSError,)
-            )
 
     async def _is_ready(self, node: LabNode) -> bool:
         self.check_processes()

@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import os
 import random
-import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
@@ -22,9 +21,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from sidecar.lab.cluster import COMMAND, LabCluster, Sections
+from sidecar.lab.cluster import Sections
 from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.waiting import wait_until
+from tests.prepared import Prepared, PreparedCluster, start
 
 SCHEMA = """
 CREATE TABLE goods (id bigint PRIMARY KEY, name text, stock bigint NOT NULL DEFAULT 0, likes bigint NOT NULL DEFAULT 0,
@@ -156,7 +156,7 @@ class Writer:
 
 
 @asynccontextmanager
-async def writing(cluster: LabCluster, regions: Iterable[int], books: Books, per_s: float) -> AsyncIterator[None]:
+async def writing(cluster: PreparedCluster, regions: Iterable[int], books: Books, per_s: float) -> AsyncIterator[None]:
     """Writers on some nodes, each of which gets ``per_s`` transactions a second."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -170,9 +170,9 @@ async def writing(cluster: LabCluster, regions: Iterable[int], books: Books, per
 @asynccontextmanager
 async def cluster_and_newcomer(
     folder: Path, size: int, *, newcomer_rows: int = 0, sections: Sections | None = None
-) -> AsyncIterator[LabCluster]:
+) -> AsyncIterator[PreparedCluster]:
     """All nodes but the last run with the same rows; the last is initialised with the first rows of them, or none."""
-    cluster = LabCluster(
+    cluster = PreparedCluster(
         size, folder, schema_sql=SCHEMA, proxied=False, server_settings=FAST_SETTINGS, sections=sections
     )
     last = size - 1
@@ -192,37 +192,24 @@ async def cluster_and_newcomer(
         await cluster.stop()
 
 
-async def begin_join(cluster: LabCluster, *more: str, log: Path | None = None) -> asyncio.subprocess.Process:
-    """Start ``sidecar join --from us-east`` for the last node. Its output goes to a pipe, or to ``log``."""
-    output = subprocess.PIPE if log is None else log.open("wb")
-    try:
-        return await asyncio.create_subprocess_exec(
-            *COMMAND,
-            *("join", "--from", "us-east", "--dsn", cluster.nodes[0].dsn),
-            *("-c", str(cluster.nodes[-1].config_path), *more),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=cluster._env,
-        )
-    finally:
-        if not isinstance(output, int):
-            output.close()
+def begin_join(cluster: PreparedCluster, *more: str, log: Path) -> Prepared:
+    """Start ``sidecar join --from us-east`` for the last node; what it says goes to ``log``."""
+    words = ("join", "--from", "us-east", "--dsn", cluster.nodes[0].dsn, "-c", str(cluster.nodes[-1].config_path))
+    return start([*words, *more], cwd=Path.cwd(), env=cluster._env, output=log)
 
 
-async def join(cluster: LabCluster, *more: str) -> tuple[int, str]:
+async def join(cluster: PreparedCluster, *more: str) -> tuple[int, str]:
     """``sidecar join --from us-east`` for the last node: exit status and output."""
-    process = await begin_join(cluster, *more)
-    output, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
+    words = ("join", "--from", "us-east", "--dsn", cluster.nodes[0].dsn, *more)
+    done = await cluster.command(cluster.nodes[-1], *words, timeout_s=CONVERGE_S)
+    return done.returncode, done.stdout + done.stderr
 
 
-async def cut_short(cluster: LabCluster, after_s: float) -> bool:
+async def cut_short(cluster: PreparedCluster, after_s: float) -> bool:
     """Kill a join soon after it has begun to write; whether its copy was not complete by then."""
     node = cluster.nodes[-1]
     connection = await asyncpg.connect(node.dsn)
-    process = await begin_join(cluster, log=node.folder / "join.log")
+    process = begin_join(cluster, log=node.folder / "join.log")
     before = await connection.fetchval("SELECT xmin::text FROM crdt_state.node")
 
     async def begun() -> bool:
@@ -234,9 +221,8 @@ async def cut_short(cluster: LabCluster, after_s: float) -> bool:
         await wait_until(begun, CONVERGE_S, "the join writes")
         await asyncio.sleep(after_s)
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        process.kill()
+        await asyncio.to_thread(process.wait)
     try:
         await let_go(connection)
         return bool(await connection.fetchval("SELECT joining IS NOT NULL FROM crdt_state.node"))
@@ -254,7 +240,7 @@ async def let_go(connection: asyncpg.Connection) -> None:
     await wait_until(alone, CONVERGE_S, "the sessions of the killed join end")
 
 
-async def differences(cluster: LabCluster) -> list[tuple[str, ...]]:
+async def differences(cluster: PreparedCluster) -> list[tuple[str, ...]]:
     """The first rows that the last node has otherwise than the first."""
     found = []
     for index in (0, -1):
@@ -268,7 +254,7 @@ async def differences(cluster: LabCluster) -> list[tuple[str, ...]]:
     return [(*there[key], *here[key]) for key in there if there[key][0] != here[key][0]][:4]
 
 
-async def agree(cluster: LabCluster, books: Books, *, newcomer_rows: int = 0) -> None:
+async def agree(cluster: PreparedCluster, books: Books, *, newcomer_rows: int = 0) -> None:
     """Every node shows what is in the books, and all show the same."""
     await cluster.wait_converged(CONVERGE_S)
     keys = {*range(1, GENESIS + 1), *books.inserted}

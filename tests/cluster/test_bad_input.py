@@ -1,4 +1,7 @@
-"""What a user can get wrong, with real processes: one readable line that says how to mend it, and nothing is changed.
+"""What a user can get wrong: one readable line that says how to mend it, and nothing is changed.
+
+Each case is a process of its own, forked from one that has imported the commands (``tests/prepared.py``); the first
+cases of each command, and of wrong usage, start from nothing as a user's do.
 
 What reaches a node from its peers (other clusters, twins, garbage, a second sidecar) is in ``test_faults.py``.
 """
@@ -19,6 +22,7 @@ import pytest
 from sidecar.lab.cluster import COMMAND
 from sidecar.lab.embedded import FAST_SETTINGS, EmbeddedPostgres
 from sidecar.lab.ports import HOST, free_port
+from tests import prepared
 
 DEADLINE_S = 120.0
 PASSWORD = "open-sesame"  # trusted connections ignore it; no message may show it
@@ -90,7 +94,11 @@ def good(dsn: str) -> str:
 
 
 def start(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SIDECAR_", "PG"))}
+    return prepared.run(arguments, cwd=folder, env=environment(), timeout_s=DEADLINE_S)
+
+
+def start_anew(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The same by a process that imports everything itself, as a user's does."""
     return subprocess.run(
         [*COMMAND, *arguments],
         capture_output=True,
@@ -98,15 +106,25 @@ def start(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str
         timeout=DEADLINE_S,
         check=False,
         cwd=folder,
-        env=environment,
+        env=environment(),
     )
+
+
+def environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("SIDECAR_", "PG"))}
 
 
 @pytest.fixture
 def refused(tmp_path: Path) -> Refused:
     """Run a command that must be refused: exit status 2, one error line, which is returned; only ``run`` may log."""
 
-    def _refused(command: str, toml: str | bytes | None, *arguments: str, words: tuple[str, ...] = ()) -> str:
+    def _refused(
+        command: str,
+        toml: str | bytes | None,
+        *arguments: str,
+        words: tuple[str, ...] = (),
+        start: Callable[..., subprocess.CompletedProcess[str]] = start,
+    ) -> str:
         if toml is not None:
             (tmp_path / "node.toml").write_bytes(toml if isinstance(toml, bytes) else toml.encode())
         done = start([command, *arguments], tmp_path)
@@ -169,14 +187,28 @@ def test_a_wrong_configuration_is_refused_by_file_and_key(refused: Refused, case
     refused("run", toml, words=words)
 
 
-@pytest.mark.parametrize("command", ["check", "init", "status", "conflicts"])
-def test_every_command_refuses_a_wrong_configuration(refused: Refused, command: str) -> None:
-    refused(command, "[node", words=("node.toml is not valid TOML",))
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("check", ()),
+        ("init", ()),
+        ("join", ("--from", "eu-west")),
+        ("run", ()),
+        ("status", ()),
+        ("leave", ()),
+        ("remove", ("eu-west",)),
+        ("conflicts", ()),
+    ],
+)
+def test_every_command_refuses_a_wrong_configuration(
+    refused: Refused, command: str, arguments: tuple[str, ...]
+) -> None:
+    refused(command, "[node", *arguments, words=("node.toml is not valid TOML",), start=start_anew)
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["run", "--colour"], ["conflicts", "--limit", "0"], []], ids=str)
 def test_wrong_usage_is_refused(tmp_path: Path, arguments: list[str]) -> None:
-    done = start(arguments, tmp_path)
+    done = start_anew(arguments, tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

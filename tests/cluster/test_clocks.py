@@ -13,6 +13,7 @@ import psycopg
 from sidecar.lab.cluster import LabCluster
 from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.waiting import wait_until
+from tests.prepared import PreparedCluster
 
 DEADLINE_S = 60.0
 YEARS_MS = 5 * 365 * 86_400_000
@@ -28,7 +29,7 @@ COMMENT ON COLUMN notes.n IS '@crdt(pn_counter)';
 @contextlib.asynccontextmanager
 async def lab(folder: Path, size: int, wrong: dict[int, int]) -> AsyncIterator[LabCluster]:
     """A cluster whose node ``index`` is ``wrong[index]`` ms off from the start; the nodes are attached, not started."""
-    cluster = LabCluster(
+    cluster = PreparedCluster(
         size, folder, schema_sql=SCHEMA, server_settings=FAST_SETTINGS, sections={"timing": {"reconnect_ms_max": 300}}
     )
     start_sidecar = cluster.start_sidecar

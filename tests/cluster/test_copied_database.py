@@ -14,10 +14,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from sidecar.lab.cluster import COMMAND, LabCluster, LabNode, http_get
+from sidecar.lab.cluster import LabNode, http_get
 from sidecar.lab.embedded import FAST_SETTINGS, EmbeddedPostgres
 from sidecar.lab.ports import HOST, free_port
 from sidecar.lab.waiting import wait_until
+from tests.prepared import PreparedCluster
 
 DEADLINE_S = 40.0
 SCHEMA = """
@@ -47,23 +48,25 @@ async def arrives(node: LabNode, key: int) -> None:
     )
 
 
-async def goes_on(cluster: LabCluster) -> None:
+async def goes_on(cluster: PreparedCluster) -> None:
     """The genuine node and the other one replicate, both ways."""
     for here, there in ((GENUINE, OTHER), (OTHER, GENUINE)):
         await arrives(cluster.nodes[there], write(cluster.nodes[here], "after"))
 
 
 @asynccontextmanager
-async def cluster_of_two(folder: Path) -> AsyncIterator[LabCluster]:
+async def cluster_of_two(folder: Path) -> AsyncIterator[PreparedCluster]:
     sections = {"timing": {"reconnect_ms_max": 300, "link_silent_ms": 2000}}
-    made = LabCluster(2, folder, schema_sql=SCHEMA, proxied=False, server_settings=FAST_SETTINGS, sections=sections)
+    made = PreparedCluster(
+        2, folder, schema_sql=SCHEMA, proxied=False, server_settings=FAST_SETTINGS, sections=sections
+    )
     async with made:
         await made.wait_linked()
         await goes_on(made)
         yield made
 
 
-async def copy_files(cluster: LabCluster, folder: Path) -> EmbeddedPostgres:
+async def copy_files(cluster: PreparedCluster, folder: Path) -> EmbeddedPostgres:
     """A server that will run on a copy of the genuine node's files, as they are now; the sidecar is stopped for it."""
     genuine = cluster.nodes[GENUINE]
     await cluster.stop_sidecar(GENUINE)
@@ -76,7 +79,7 @@ async def copy_files(cluster: LabCluster, folder: Path) -> EmbeddedPostgres:
     return server
 
 
-async def add_copy(cluster: LabCluster, server: EmbeddedPostgres, *, in_place: bool) -> LabNode:
+async def add_copy(cluster: PreparedCluster, server: EmbeddedPostgres, *, in_place: bool) -> LabNode:
     """The copy as a third node of the cluster, with the name and the id of the first; ``in_place``: at its address."""
     genuine = cluster.nodes[GENUINE]
     await asyncio.to_thread(server.start)
@@ -97,7 +100,7 @@ async def add_copy(cluster: LabCluster, server: EmbeddedPostgres, *, in_place: b
     return node
 
 
-async def says(cluster: LabCluster, index: int, *words: str) -> str:
+async def says(cluster: PreparedCluster, index: int, *words: str) -> str:
     """A problem of the node with these words, which also stand on one line of its log."""
     node = cluster.nodes[index]
     found: list[str] = []
@@ -112,7 +115,7 @@ async def says(cluster: LabCluster, index: int, *words: str) -> str:
     return found[0]
 
 
-async def states(cluster: LabCluster, index: int) -> dict[str, str]:
+async def states(cluster: PreparedCluster, index: int) -> dict[str, str]:
     return {peer["name"]: peer["state"] for peer in (await cluster.status(index))["peers"]}
 
 
@@ -207,26 +210,11 @@ async def http_ready(node: LabNode) -> bool:
     return code == 200
 
 
-async def run_join(cluster: LabCluster, index: int, source: int) -> str:
-    node = cluster.nodes[index]
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *(
-            "join",
-            "--from",
-            cluster.nodes[source].name,
-            "--dsn",
-            cluster.nodes[source].dsn,
-            "-c",
-            str(node.config_path),
-        ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    return output.decode()
+async def run_join(cluster: PreparedCluster, index: int, source: int) -> str:
+    words = ("join", "--from", cluster.nodes[source].name, "--dsn", cluster.nodes[source].dsn)
+    done = await cluster.command(cluster.nodes[index], *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 async def test_another_database_takes_the_place_of_a_node_by_a_join_only(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from sidecar.lab.cluster import LabCluster
 from sidecar.lab.damage import ChunkFaults
 from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.waiting import wait_until
+from tests.prepared import PreparedCluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,7 +33,7 @@ INSERT INTO tally SELECT generate_series(1, 20);
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LabCluster]:
-    made = LabCluster(
+    made = PreparedCluster(
         3,
         tmp_path_factory.mktemp("damage"),
         schema_sql=SCHEMA,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from sidecar.lab.cluster import COMMAND, LabCluster
 from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.topologies import chain, mesh
 from sidecar.lab.waiting import wait_until
+from tests.prepared import PreparedCluster
 
 DEADLINE_S = 60.0
 
@@ -33,8 +32,8 @@ SMALL = {"journal_partition_rows": 16}
 @asynccontextmanager
 async def nodes(
     size: int, folder: Path, *, edges: list[tuple[int, int]] | None = None, relay: bool = False
-) -> AsyncIterator[LabCluster]:
-    cluster = LabCluster(
+) -> AsyncIterator[PreparedCluster]:
+    cluster = PreparedCluster(
         size,
         folder,
         schema_sql=SCHEMA,
@@ -48,60 +47,52 @@ async def nodes(
         yield cluster
 
 
-async def run(cluster: LabCluster, index: int, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+async def run(cluster: PreparedCluster, index: int, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
     async with await psycopg.AsyncConnection.connect(cluster.nodes[index].dsn, autocommit=True) as connection:
         cursor = await connection.execute(query, arguments)  # type: ignore[arg-type]
         return await cursor.fetchall() if cursor.description else []
 
 
-async def write(cluster: LabCluster, index: int, *keys: str) -> None:
+async def write(cluster: PreparedCluster, index: int, *keys: str) -> None:
     for key in keys:
         await run(cluster, index, "INSERT INTO posts VALUES (%s, 'x')", key)
 
 
-async def until_has(cluster: LabCluster, index: int, *wanted: str) -> None:
+async def until_has(cluster: PreparedCluster, index: int, *wanted: str) -> None:
     async def there() -> bool:
         return set(wanted) <= {key for (key,) in await run(cluster, index, "SELECT id FROM posts")}
 
     await wait_until(there, DEADLINE_S, f"{cluster.nodes[index].name} has {', '.join(wanted)}")
 
 
-async def command(cluster: LabCluster, index: int, *words: str) -> tuple[int, str]:
+async def command(cluster: PreparedCluster, index: int, *words: str) -> tuple[int, str]:
     """A command of the command line on a node: exit status, and what it said."""
-    node = cluster.nodes[index]
-    process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, *words, "-c", str(node.config_path)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=cluster._env,
-    )
-    output, _ = await asyncio.wait_for(process.communicate(), 150)
-    assert process.returncode is not None
-    return process.returncode, output.decode()
+    done = await cluster.command(cluster.nodes[index], *words)
+    return done.returncode, done.stdout + done.stderr
 
 
-async def state_of(cluster: LabCluster, index: int, name: str) -> str:
+async def state_of(cluster: PreparedCluster, index: int, name: str) -> str:
     [(state,)] = await run(cluster, index, "SELECT state FROM crdt.nodes WHERE name = %s", name)
     return str(state)
 
 
-async def until_state(cluster: LabCluster, index: int, name: str, wanted: str) -> None:
+async def until_state(cluster: PreparedCluster, index: int, name: str, wanted: str) -> None:
     async def so() -> bool:
         return await state_of(cluster, index, name) == wanted
 
-    await wait_until(so, DEADLINE_S, f"{cluster.nodes[index].name} knows that {name} is {wanted}")
+    what = f"{cluster.nodes[index].name} knows that {name} is {wanted}"
+    await wait_until(so, DEADLINE_S, what, tolerate=(ValueError,))  # it does not know the name yet
 
 
-async def peer(cluster: LabCluster, index: int, name: str) -> dict[str, Any]:
+async def peer(cluster: PreparedCluster, index: int, name: str) -> dict[str, Any]:
     return next(p for p in (await cluster.status(index))["peers"] if p["name"] == name)
 
 
-async def journal_rows(cluster: LabCluster, index: int) -> int:
+async def journal_rows(cluster: PreparedCluster, index: int) -> int:
     return int((await run(cluster, index, "SELECT count(*) FROM crdt_state.journal"))[0][0])
 
 
-async def until_trimmed(cluster: LabCluster, index: int, below: int) -> None:
+async def until_trimmed(cluster: PreparedCluster, index: int, below: int) -> None:
     async def small() -> bool:
         return await journal_rows(cluster, index) < below
 
@@ -207,7 +198,7 @@ async def test_a_node_leaves_and_nothing_is_kept_for_it(tmp_path: Path, relay: b
         assert await run(cluster, 0, names) == [("ap-south",)]
 
 
-async def increments(cluster: LabCluster, index: int, stop: asyncio.Event) -> int:
+async def increments(cluster: PreparedCluster, index: int, stop: asyncio.Event) -> int:
     """Counts one row up, as fast as a client would; how often it was committed."""
     done = 0
     async with await psycopg.AsyncConnection.connect(cluster.nodes[index].dsn, autocommit=True) as connection:
@@ -343,6 +334,7 @@ async def test_a_removal_goes_through_relays_and_reaches_who_was_down(tmp_path: 
     async with nodes(4, tmp_path, edges=chain(4), relay=True) as cluster:
         await write(cluster, 3, "last words")
         await until_has(cluster, 0, "last words")
+        await until_state(cluster, 1, "sa-east", "member")
         await cluster.kill_sidecar(0)
         await cluster.kill_sidecar(3)
         # Node 1 has no link to it: what its neighbour hears counts.

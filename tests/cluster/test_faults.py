@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -19,10 +18,11 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from sidecar.lab.cluster import COMMAND, LabCluster
+from sidecar.lab.cluster import LabCluster
 from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.ports import HOST, free_port
 from sidecar.lab.waiting import wait_until
+from tests.prepared import PreparedCluster, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -45,7 +45,7 @@ INSERT INTO grown VALUES (5, 7);
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LabCluster]:
-    made = LabCluster(
+    made = PreparedCluster(
         3,
         tmp_path_factory.mktemp("faults"),
         schema_sql=SCHEMA,
@@ -196,12 +196,8 @@ async def test_a_second_sidecar_on_the_database_is_refused_in_one_line(cluster: 
     path = tmp_path / "second.toml"
     path.write_text(text)
 
-    def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, "run", "-c", str(path)], capture_output=True, text=True, timeout=DEADLINE_S, check=False
-        )
-
-    done = await asyncio.to_thread(run)
+    words = ["run", "-c", str(path)]
+    done = await asyncio.to_thread(run, words, cwd=tmp_path, env=os.environ, timeout_s=DEADLINE_S)
     output = done.stdout + done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode != 0, output
@@ -309,7 +305,7 @@ async def test_a_node_of_another_cluster_is_refused_on_both_sides(cluster: LabCl
 
 
 async def test_two_nodes_with_one_id_refuse_each_other(tmp_path: Path) -> None:
-    twins = LabCluster(2, tmp_path, proxied=False, server_settings=FAST_SETTINGS, sections={"node": {"id": 1}})
+    twins = PreparedCluster(2, tmp_path, proxied=False, server_settings=FAST_SETTINGS, sections={"node": {"id": 1}})
     async with twins:
         for index in (0, 1):
             status = await status_until(twins, index, lambda s: s["peers"][0]["state"] == "refused", "refusal")

@@ -34,6 +34,7 @@ from sidecar.lab.cluster import LabCluster
 from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.waiting import wait_until
 from sidecar.settings import split_address
+from tests.prepared import PreparedCluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -78,7 +79,7 @@ def write_certificate(folder: Path, authority: trustme.CA, name: str) -> dict[st
 async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     folder = tmp_path_factory.mktemp("hostile")
     authority = trustme.CA()
-    made = LabCluster(
+    made = PreparedCluster(
         3, folder, schema_sql=SCHEMA, server_settings=FAST_SETTINGS, sections={"timing": {"reconnect_ms_max": 300}}
     )
     start_sidecar = made.start_sidecar

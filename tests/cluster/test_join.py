@@ -24,8 +24,8 @@ from join_lab import (
 )
 
 from sidecar.errors import SidecarError
-from sidecar.lab.cluster import LabCluster
 from sidecar.lab.waiting import wait_until
+from tests.prepared import PreparedCluster
 
 PER_S = 500
 """Transactions a second on all nodes together."""
@@ -35,7 +35,7 @@ LOAD_S = seconds("SIDECAR_JOIN_LOAD_S", 4.0)
 """How long all nodes, the new one too, are written to after the join."""
 
 
-async def ledger_of(cluster: LabCluster, index: int) -> set[int]:
+async def ledger_of(cluster: PreparedCluster, index: int) -> set[int]:
     """The transactions that a node has."""
     connection = await asyncpg.connect(cluster.nodes[index].dsn)
     try:
@@ -54,9 +54,8 @@ async def test_a_fourth_node_joins_under_load_and_is_written_to(tmp_path: Path) 
             await asyncio.sleep(2)  # row states of many rows
             there = await ledger_of(cluster, 0)
             before, started = books.transactions, time.monotonic()
-            process = await begin_join(cluster)
-            output = (await process.communicate())[0].decode()
-            assert process.returncode == 0, output
+            status, output = await join(cluster)
+            assert status == 0, output
             assert "joined from us-east" in output
             assert there - await ledger_of(cluster, 3) == set()
             # Against what this machine did before: it may be busy with something else.
@@ -80,11 +79,11 @@ async def test_a_join_survives_its_own_end_and_that_of_the_node_it_copies(tmp_pa
             with pytest.raises(SidecarError, match="has begun to join from us-east"):
                 await cluster.start_sidecar(3)
             await cluster.kill_sidecar(3)
-            process = await begin_join(cluster, "--no-wait", log=tmp_path / "join.log")
+            process = begin_join(cluster, "--no-wait", log=tmp_path / "join.log")
             await asyncio.sleep(1.5)
             await cluster.kill_sidecar(0)
             await cluster.kill_server(0)
-            await process.wait()
+            await asyncio.to_thread(process.wait)
             said = (tmp_path / "join.log").read_text()
             assert process.returncode == 0 or "error: " in said.splitlines()[-1], said
             assert "Traceback" not in said
@@ -213,13 +212,13 @@ async def test_a_peer_that_lists_nobody_keeps_its_journal_for_a_joining_node(tmp
             await wait_until(lambda: trimmed(dialled.dsn), CONVERGE_S, "the peer trims its journal")
             async with blocker.transaction():
                 await blocker.execute("LOCK TABLE ledger IN SHARE MODE")
-                process = await begin_join(cluster, log=tmp_path / "join.log")
+                process = begin_join(cluster, log=tmp_path / "join.log")
                 begun = "SELECT joining IS NOT NULL FROM crdt_state.node"
                 await wait_until(lambda: blocker.fetchval(begun), CONVERGE_S, "the join copies")
                 begins, written = await journal_begins(dialled.dsn), books.transactions  # the peer knows by now
                 await wait_until(lambda: books.transactions > written + 1500, CONVERGE_S, "much is written")
                 assert process.returncode is None
-            assert await process.wait() == 0, (tmp_path / "join.log").read_text()
+            assert await asyncio.to_thread(process.wait) == 0, (tmp_path / "join.log").read_text()
             assert await journal_begins(dialled.dsn) <= begins + 2 * 64
         await cluster.start_sidecar(2)
         await agree(cluster, books)

@@ -18,6 +18,7 @@ from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.waiting import wait_until
 from tests.merge_vectors import ABSENT, MergeVector, literal
 from tests.merge_vectors.placed import PLACED, Placed, initial_rows, schema_sql
+from tests.prepared import PreparedCluster
 
 A, B, C = range(3)
 DEADLINE_S = 60.0
@@ -128,7 +129,7 @@ async def test_all_vectors(tmp_path: Path, way: str) -> None:
         sections["lab"] = {"send_twice": True}
     if way == "through C":
         sections["node"] = {"relay": True}
-    async with LabCluster(
+    async with PreparedCluster(
         3,
         tmp_path,
         schema_sql=schema_sql(as_genesis=as_genesis),

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.lab.cluster import LabCluster
 from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.topologies import TOPOLOGIES
 from tests.cluster.faults import SKEWS_MS, Faults
 from tests.cluster.test_random_workload import drained, judge, told_by
 from tests.cluster.workload import Workload, schema_sql
+from tests.prepared import PreparedCluster
 
 NODES = 5
 WORKLOAD_S = float(os.environ.get("SIDECAR_TOPOLOGY_S", "8"))
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.mark.parametrize("seed", [ONE_SEED] if ONE_SEED else range(1, SEEDS + 1))
 async def test_every_topology_agrees_with_the_oracle(tmp_path: Path, seed: int) -> None:
     topology = ORDER[(seed - 1) % len(ORDER)]
-    cluster = LabCluster(
+    cluster = PreparedCluster(
         NODES,
         tmp_path,
         schema_sql=schema_sql(seed),

@@ -26,6 +26,7 @@ from tests.cluster.faults import SKEWS_MS, Faults
 from tests.cluster.history import Journal, Rows, by_row, dots_of, expected_rows, lost, operations, told
 from tests.cluster.workload import KEYS_PER_SEED, SCHEMA, Workload, schema_sql, text
 from tests.oracle import Operation
+from tests.prepared import PreparedCluster
 
 SEEDS_DEFAULT = 3
 WORKLOAD_S = float(os.environ.get("SIDECAR_WORKLOAD_S", "8"))
@@ -49,7 +50,7 @@ class Lab:
     async def cluster(self) -> LabCluster:
         if self._cluster is None:
             self._number += 1
-            self._cluster = LabCluster(
+            self._cluster = PreparedCluster(
                 3,
                 self._folder / str(self._number),
                 schema_sql=schema_sql(max(SEEDS, ONE_SEED)),

@@ -15,6 +15,7 @@ from sidecar.lab.cluster import LabCluster
 from sidecar.lab.embedded import FAST_SETTINGS
 from sidecar.lab.topologies import chain, mesh
 from sidecar.lab.waiting import wait_until
+from tests.prepared import PreparedCluster
 
 DEADLINE_S = 60.0
 SLOW_MS = 1500.0
@@ -30,7 +31,7 @@ COMMENT ON COLUMN posts.likes IS '@crdt(pn_counter)';
 
 @asynccontextmanager
 async def three(folder: Path, edges: list[tuple[int, int]], *, relay: bool) -> AsyncIterator[LabCluster]:
-    cluster = LabCluster(
+    cluster = PreparedCluster(
         3,
         folder,
         schema_sql=SCHEMA,

@@ -20,6 +20,7 @@ import pytest_asyncio
 
 from sidecar.lab.cluster import LabCluster, http_get
 from sidecar.lab.embedded import FAST_SETTINGS
+from tests.prepared import PreparedCluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,7 +40,7 @@ _ids = itertools.count(1)
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LabCluster]:
     timing = {"reconnect_ms_max": 300, "heartbeat_ms": HEARTBEAT_MS, "link_silent_ms": 2 * HEARTBEAT_MS}
-    made = LabCluster(
+    made = PreparedCluster(
         3,
         tmp_path_factory.mktemp("sessions"),
         schema_sql=SCHEMA,
