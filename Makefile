@@ -8,8 +8,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 VERSIONS ?= 15 16 18
 PYTEST_ARGS ?=
-# Tests run in so many workers (pytest-xdist); 0 runs them one after the other, as --pdb wants it.
-JOBS ?= 2
+# Tests run in so many workers (pytest-xdist); 0 runs them one after the other, as --pdb wants it. Each waits a third of
+# its time, so three keep two processors busy.
+JOBS ?= 3
 DEMO_ARGS   ?=
 BENCH_ARGS  ?=
 

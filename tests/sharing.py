@@ -1,4 +1,4 @@
-"""How the workers of one run (``pytest -n 2``, pytest-xdist) share out the tests.
+"""How the workers of one run (``pytest -n 3``, pytest-xdist) share out the tests.
 
 A file goes to one worker, so that its servers and clusters are started once; but where each test starts a cluster of
 its own, tests go one by one, so that no worker has a minute of them left when the others are done. All stand in a row:
