@@ -49,9 +49,12 @@ async def test_transactions_gather_until_somebody_waits_for_them(database: str, 
     async with open_node(database, 1, SCHEMA) as node:
         await node.sql("INSERT INTO doc VALUES (0)")
         await node.captured()
+        # A question for the position that the server has not answered yet still counts as somebody who waits.
+        stream = node.stream._stream
+        await wait_until(lambda: not stream._pings_open, DEADLINE_S, "the server has answered")
         for i in range(1, 6):
             await node.sql("INSERT INTO doc VALUES ($1)", i)
-        await sent(node)
+            await sent(node)
         await node.captured()
         counts = [s.header.transactions for s in await node.sets()]
         # While the wait for the first one is just ending, the stream is read on, and the second may go by itself.
