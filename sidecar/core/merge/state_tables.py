@@ -32,6 +32,22 @@ from sidecar.core.merge.liveness import STATE_COLUMNS
 # Room for HOT updates: a row state is rewritten as often as its user row, and carries no index but the key's.
 FILLFACTOR = 70
 
+FIXED_COLUMNS = (
+    "row_node int2 NOT NULL",
+    "row_hlc int8 NOT NULL",
+    "live_node int2 NOT NULL",
+    "live_hlc int8 NOT NULL",
+    "dead_node int2",
+    "dead_hlc int8",
+    "row_xmin xid",
+    "image jsonb",
+)
+"""Of every row state, beside :data:`.liveness.STATE_COLUMNS`."""
+
+STORED_ORDER = ("int8", "xid", "int2", "boolean")
+"""The widest first, so that nothing is spent on alignment, and what has no fixed width last: a row state is written
+with each write of its row, and its bytes twice, to the log too."""
+
 COLUMNS_MAX = 220
 """Replicated columns of a table outside its key. The merge statement carries seven values for each of them, and a
 target list holds 1664 entries (MaxTupleAttributeNumber, access/htup_details.h); the rest is for the key and the row."""
@@ -65,23 +81,20 @@ def _column_definitions(column: ColumnSpec) -> list[str]:
     return definitions
 
 
+def _place(definition: str) -> int:
+    """Where a column stands among the others of a new row state table."""
+    kind = definition.split()[1]
+    return STORED_ORDER.index(kind) if kind in STORED_ORDER else len(STORED_ORDER)
+
+
 def state_ddl(spec: TableSpec) -> list[str]:
     """The statements that create the state tables of a table; run once, when it is attached."""
     keys = [f"k_{column.attnum} {column.type_name} NOT NULL" for column in spec.key]
     key_names = ", ".join(f"k_{column.attnum}" for column in spec.key)
-    fixed = [
-        "row_node int2 NOT NULL",
-        "row_hlc int8 NOT NULL",
-        "live_node int2 NOT NULL",
-        "live_hlc int8 NOT NULL",
-        "dead_node int2",
-        "dead_hlc int8",
-        "row_xmin xid",
-        "image jsonb",
-        *STATE_COLUMNS,
-    ]
-    columns = [definition for column in spec.columns for definition in _column_definitions(column)]
-    body = ", ".join([*keys, *fixed, *columns, f"PRIMARY KEY ({key_names})"])
+    columns = [*FIXED_COLUMNS, *STATE_COLUMNS]
+    columns += [definition for column in spec.columns for definition in _column_definitions(column)]
+    columns.sort(key=_place)
+    body = ", ".join([*keys, *columns, f"PRIMARY KEY ({key_names})"])
     statements = [
         f"CREATE TABLE {row_table(spec)} ({body}) WITH (fillfactor = {FILLFACTOR})",
         f"COMMENT ON TABLE {row_table(spec)} IS {quote_literal('row states of ' + spec.qualified)}",
