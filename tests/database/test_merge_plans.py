@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,8 +79,6 @@ def statements(node: HarnessNode) -> dict[str, Statement]:
     return {
         "merge": apply.merge_statement(spec, full),
         "merge narrow": apply.merge_statement(spec, narrow),
-        "merge plain": apply.merge_statement(spec, replace(full, plain="I")),
-        "merge narrow plain": apply.merge_statement(spec, replace(narrow, plain="U")),
         "merge reinsert": apply.merge_statement(spec, full_shape(spec, reinsert=True)),
         "seen": apply.seen_statement(spec, full),
         "check": clean.check_statement(spec),
@@ -89,8 +86,6 @@ def statements(node: HarnessNode) -> dict[str, Statement]:
         "restamp": clean.restamp_statement(spec),
         "capture": capture.capture_statement(spec, full),
         "capture narrow": capture.capture_statement(spec, narrow),
-        "capture plain": capture.capture_statement(spec, replace(full, plain="I")),
-        "capture narrow plain": capture.capture_statement(spec, replace(narrow, plain="U")),
         "deltas": capture.deltas_statement(spec, full),
         "genesis": capture.genesis_statement(spec, full),
         "capture seen": capture.seen_query(spec, full),

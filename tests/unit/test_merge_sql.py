@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,11 +70,8 @@ def narrow(spec: TableSpec, *names: str) -> Shape:
 STATEMENTS: dict[str, Statement] = {
     "profile_merge": apply.merge_statement(PROFILE, full_shape(PROFILE)),
     "profile_merge_name": apply.merge_statement(PROFILE, narrow(PROFILE, "name")),
-    "profile_merge_plain": apply.merge_statement(PROFILE, replace(full_shape(PROFILE), plain="I")),
-    "profile_merge_name_plain": apply.merge_statement(PROFILE, replace(narrow(PROFILE, "name"), plain="U")),
     "profile_merge_reinsert": apply.merge_statement(PROFILE, full_shape(PROFILE, reinsert=True)),
     "profile_capture": capture.capture_statement(PROFILE, full_shape(PROFILE)),
-    "profile_capture_plain": capture.capture_statement(PROFILE, replace(full_shape(PROFILE), plain="I")),
     "profile_check": clean.check_statement(PROFILE),
     "profile_lock": clean.lock_statement(PROFILE),
     "stock_merge": apply.merge_statement(STOCK, full_shape(STOCK)),

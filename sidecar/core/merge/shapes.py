@@ -11,8 +11,7 @@ from sidecar.core.changes import TableChanges
 from sidecar.core.merge.staging import Shape, Statement, full_shape, shape_for
 
 SHAPES_PER_TABLE = 16
-"""Different sets of carried columns with statements of their own; further sets share the full statement. Each set may
-have two, with a plain one. Planning a
+"""Different sets of carried columns with statements of their own; further sets share the full statement. Planning a
 merge statement takes some 5 ms, so an application that updates random columns must not cause a plan each time."""
 
 
@@ -20,7 +19,7 @@ merge statement takes some 5 ms, so an application that updates random columns m
 class Shapes:
     """Remembers the shapes in use."""
 
-    known: dict[int, set[frozenset[int]]] = field(default_factory=dict)
+    known: dict[int, set[Shape]] = field(default_factory=dict)
 
     def pick(self, spec: TableSpec, changes: TableChanges) -> Shape:
         """The shape for a batch of a table."""
@@ -28,10 +27,10 @@ class Shapes:
         if shape.full:
             return shape
         seen = self.known.setdefault(spec.table_id, set())
-        if shape.attnums not in seen:
+        if shape not in seen:
             if len(seen) >= SHAPES_PER_TABLE:
                 return full_shape(spec)
-            seen.add(shape.attnums)
+            seen.add(shape)
         return shape
 
 
@@ -47,8 +46,7 @@ class Statements:
 
     def made(self, make: Callable[..., Statement], spec: TableSpec, shape: Shape, **variant: bool) -> Statement:
         """What ``make`` makes of the table as it is now, the shape and further flags."""
-        kind = (shape.words, shape.full, shape.reinsert, shape.plain)
-        key = (make, spec.table_id, shape.attnums, *kind, *variant.values())
+        key = (make, spec.table_id, shape.attnums, shape.words, shape.full, shape.reinsert, *variant.values())
         known = self.known.get(key)
         if known is not None and known[0] is spec:
             return known[1]

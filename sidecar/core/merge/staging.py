@@ -7,11 +7,11 @@ value), ``d_<attnum>`` (delta) or ``c_<attnum>`` (change of a set or map, jsonb)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from sidecar.core.catalog import ColumnSpec, TableSpec
-from sidecar.core.changes import DELETE, INSERT, MASK_BITS, REPLACE, UPDATE, TableChanges
+from sidecar.core.changes import DELETE, INSERT, MASK_BITS, REPLACE, TableChanges
 
 Argument = str | int | list[int] | list[list[int]] | None
 
@@ -59,17 +59,12 @@ class Shape:
 
     A *full* shape mentions every column; it is used whenever rows are inserted or deleted, or many different sets of
     columns occur. Otherwise only the carried ones are mentioned, so that a narrow update of a wide table stays cheap.
-
-    In a *plain* shape every row is the same operation ("I" or "U"; else ""), assigns every column of the shape, and has
-    one hlc for all it did. So are most batches of a backlog of small transactions; what is equal in all rows then
-    stands in the statement, and its arrays are not read.
     """
 
     columns: tuple[ColumnSpec, ...]
     words: int
     full: bool
     reinsert: bool = False
-    plain: str = ""
 
     @cached_property
     def attnums(self) -> frozenset[int]:
@@ -86,25 +81,8 @@ def shape_for(spec: TableSpec, changes: TableChanges) -> Shape:
     carried = set(changes.columns)
     only_updates = not any(op in changes.ops for op in (INSERT, DELETE, REPLACE))
     if not only_updates or len(changes.masks) > 1:
-        whole = len(carried) == len(spec.columns) and _plain(changes, INSERT, changes.hlcs)
-        return replace(full_shape(spec), plain="I") if whole else full_shape(spec)
-    plain = "U" if _plain(changes, UPDATE, b"") else ""
-    return Shape(tuple(column for column in spec.columns if column.name in carried), 1, full=False, plain=plain)
-
-
-def _plain(changes: TableChanges, op: bytes, inserted: bytes) -> bool:
-    """Whether all rows are this operation on all carried columns, at one hlc each. A comparison of bytes: whoever
-    writes the arrays differently is served by the statement for everything."""
-
-    def throughout(element: bytes) -> bytes:
-        return b"{" + b",".join([element] * changes.rows) + b"}"
-
-    return (
-        changes.inserted == inserted
-        and not any(changes.late)
-        and changes.ops == throughout(op)
-        and changes.masks == [throughout(b"%d" % ((1 << len(changes.columns)) - 1))]
-    )
+        return full_shape(spec)
+    return Shape(tuple(column for column in spec.columns if column.name in carried), 1, full=False)
 
 
 def _assigned(column: ColumnSpec, shape: Shape, parameters: Parameters) -> str:
@@ -125,33 +103,25 @@ def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[t
     def array(name: str, kind: str, alias: str) -> None:
         arrays.append((f"{parameters.text(name)}::{kind}[]", alias))
 
-    if shape.plain:
-        array("hlcs", "int8", "hlc")
-        inserted = "u.hlc" if shape.plain == "I" else "NULL::int8"
-        select += [f"'{shape.plain}'::\"char\" AS op", "u.hlc", f"{inserted} AS ins"]
-    else:
-        array("ops", '"char"', "op")
-        array("hlcs", "int8", "hlc")
-        array("inserted", "int8", "ins")
-        select += ["u.op", "u.hlc", "u.ins"]
-        for i in range(shape.words):
-            array(f"mask:{i}", "int8", f"m{i}")
+    array("ops", '"char"', "op")
+    array("hlcs", "int8", "hlc")
+    array("inserted", "int8", "ins")
+    select += ["u.op", "u.hlc", "u.ins"]
+    for i in range(shape.words):
+        array(f"mask:{i}", "int8", f"m{i}")
     for column in spec.key:
         array(f"key:{column.attnum}", "text", f"k{column.attnum}")
         select.append(f"u.k{column.attnum}::{column.cast_name} AS k_{column.attnum}")
     for column in shape.columns:
         n = column.attnum
         array(f"value:{n}", "text", f"v{n}")
-        assigned = "true" if shape.plain else _assigned(column, shape, parameters)
+        assigned = _assigned(column, shape, parameters)
         select.append(f"{assigned} AS a_{n}")
         if column.is_counter:
             select.append(f"coalesce(u.v{n}::numeric, 0) AS d_{n}")
             continue
-        if shape.plain:
-            select.append(f"u.hlc AS h_{n}")
-        else:
-            array(f"late:{n}", "int8", f"l{n}")
-            select.append(f"coalesce(u.l{n}, u.hlc) AS h_{n}")
+        array(f"late:{n}", "int8", f"l{n}")
+        select.append(f"coalesce(u.l{n}, u.hlc) AS h_{n}")
         if column.is_element:
             select.append(f"u.v{n}::jsonb AS c_{n}")
         else:
