@@ -19,13 +19,11 @@ from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.wait_board import Reason, WaitBoard
 
-QUIET_S = 0.1
+LOOK_LASTS_S = 0.1
 """One look at the waiting sessions lasts this long at most. While it runs, no page of any table is rid of the versions
-that died meanwhile, so that rows that are written often leave their pages and get new index entries; and asking anew
-ten times a second costs a fifth of a per cent of a core."""
-
-LINGER_S = 0.1
-"""The same while somebody waits for acknowledgements: how soon the sidecar notices that nobody does any more."""
+that died meanwhile, so that rows that are written often leave their pages and get new index entries; asking anew ten
+times a second costs a fifth of a per cent of a core. It is also how soon the sidecar notices that nobody waits for
+acknowledgements any more."""
 
 QUIET_LOOK_PAUSE_S = 0.02
 """Between two looks of the server while nobody waits: half a per cent of a core, and 10 ms for who comes first."""
@@ -71,7 +69,7 @@ class Waits:
         waited_at_s = 0.0
         while True:
             pause_s = LOOK_PAUSE_S if loop.time() < waited_at_s + ATTENTIVE_S else QUIET_LOOK_PAUSE_S
-            reasons = await self._board.waiters(known, LINGER_S if known else QUIET_S, pause_s)
+            reasons = await self._board.waiters(known, LOOK_LASTS_S, pause_s)
             waited_at_s = loop.time() if reasons else waited_at_s
             known = reasons & {Reason.ACKNOWLEDGEMENT}
             if known and not self._acknowledgements_wanted:
