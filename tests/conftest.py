@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import multiprocessing.util
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,6 +44,12 @@ def pytest_collection_finish() -> None:
     """What stands now, three thousand tests with their modules, stays to the end: no collection looks through it."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """A worker ends without what interpreters do at exit, such as removing the folder of prepared processes."""
+    if "tests.prepared" in sys.modules:
+        multiprocessing.util._exit_function()
 
 
 @pytest.hookimpl(optionalhook=True)
