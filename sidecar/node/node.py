@@ -41,7 +41,7 @@ from sidecar.postgres.merge import Merger
 from sidecar.postgres.problem import errors
 from sidecar.postgres.relay import RelayStore, RelayWriter
 from sidecar.postgres.replication import ReplicationStream
-from sidecar.postgres.session import Session
+from sidecar.postgres.session import Session, told_as_lost
 from sidecar.postgres.wait_board import WaitBoard
 from sidecar.settings import Settings
 
@@ -121,7 +121,8 @@ class Node:
         while True:
             started = loop.time()
             try:
-                await self._serve()
+                async with told_as_lost():
+                    await self._serve()
             except Exception as error:
                 if action_for(error) is Action.FATAL:
                     raise

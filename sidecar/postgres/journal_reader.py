@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,8 +14,7 @@ import msgspec
 from sidecar.core.catalog import quote
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
 from sidecar.core.pgoutput import parse_lsn, record_end
-from sidecar.errors import TransientError
-from sidecar.postgres.session import Session
+from sidecar.postgres.session import Session, told_as_lost
 from sidecar.postgres.statements import load
 
 DROP_LOCK_TIMEOUT_MS = 100
@@ -41,15 +39,6 @@ def _uninterrupted(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, C
         return await asyncio.shield(task)
 
     return call
-
-
-@asynccontextmanager
-async def _told_as_lost() -> AsyncIterator[None]:
-    """The driver's own state after the server has ended a query of somebody else means nothing to a reader."""
-    try:
-        yield
-    except asyncpg.InternalClientError as error:
-        raise TransientError("the connection to the database is lost", mend="it is opened anew") from error
 
 
 class JournalReader:
@@ -104,13 +93,13 @@ class JournalReader:
     @_uninterrupted
     async def execute(self, statement: str, *arguments: object) -> None:
         """A small statement of somebody who needs no session of its own."""
-        async with self._lock, _told_as_lost():
+        async with self._lock, told_as_lost():
             await self._session.connection.execute(statement, *arguments)
 
     @_uninterrupted
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """The same with an answer."""
-        async with self._lock, _told_as_lost():
+        async with self._lock, told_as_lost():
             return list(await self._session.connection.fetch(statement, *arguments))
 
     @_uninterrupted

@@ -158,6 +158,16 @@ class Session:
                 self.connection.terminate()
 
 
+@asynccontextmanager
+async def told_as_lost() -> AsyncIterator[None]:
+    """The server has ended a session, and the driver has read why but not yet the end of the connection: what it then
+    says of its own state means nothing to a reader."""
+    try:
+        yield
+    except asyncpg.InternalClientError as error:
+        raise TransientError("the connection to the database is lost", mend="it is opened anew") from error
+
+
 async def former_node(connection: asyncpg.Connection) -> str | None:
     """Which node a database was that has left and has no sidecar now, in words."""
     sql = load("membership")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 
+from sidecar.node import node as module
 from sidecar.node import upkeep
+from sidecar.node.node import Node
 from sidecar.node.state import CaptureProgress
 from sidecar.node.upkeep import supervise
+from sidecar.settings import NodeSettings, Settings
 
 DEADLINE_S = 60.0
 
@@ -78,3 +82,21 @@ async def test_a_wait_for_capture_that_is_cancelled_ends_although_capture_comes_
     waiting.cancel()
     await asyncio.wait({waiting}, timeout=DEADLINE_S)
     assert waiting.cancelled() or done_before
+
+
+async def test_a_driver_that_is_out_of_step_is_told_as_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has said that it shuts down, and a session is used before the end of its connection is seen."""
+    monkeypatch.setattr(module, "RESTART_FIRST_S", 0.0)
+    node = Node(Settings(node=NodeSettings(name="a", id=1, dsn="postgresql://a@127.0.0.1:1/app")), had_database=True)
+    tries = 0
+
+    async def serve() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    monkeypatch.setattr(node, "_serve", serve)
+    await asyncio.wait_for(node._database(), DEADLINE_S)
+    assert tries == 2
+    assert node.state.problems["database"] == "the connection to the database is lost; it is opened anew"
