@@ -15,19 +15,28 @@ LATER = 1 << 24
 """What the later node's clock is ahead of the earlier's: more than all its transactions."""
 
 
-async def run(node: HarnessNode, transactions: Iterable[list[str]]) -> None:
+async def run(node: HarnessNode, transactions: Iterable[list[str]], *, apart: bool = False) -> None:
+    """One after the other; ``apart``: each is a change set of its own, else all are one."""
+    if not apart:
+        node.hold_capture()
     for statements in transactions:
         async with node.app.transaction():
             for statement in statements:
                 await node.sql(statement)
+        if apart:
+            await node.captured()
+    if not apart:
+        await node.release_capture()
     await node.captured()
 
 
-async def concurrently(earlier: HarnessNode, later: HarnessNode, of: dict[int, list[list[str]]]) -> None:
+async def concurrently(
+    earlier: HarnessNode, later: HarnessNode, of: dict[int, list[list[str]]], *, apart: bool = False
+) -> None:
     """The transactions of both nodes, which do not see each other."""
-    await run(earlier, of[earlier.id])
+    await run(earlier, of[earlier.id], apart=apart)
     later.state.hlc.last = max(later.state.hlc.last, earlier.state.hlc.last + LATER)
-    await run(later, of[later.id])
+    await run(later, of[later.id], apart=apart)
 
 
 def of_nodes(vectors: list[Placed]) -> dict[int, list[list[str]]]:
@@ -66,10 +75,10 @@ async def begin(nodes: list[HarnessNode], *, as_genesis: bool) -> None:
     await settle(nodes)
 
 
-async def diverge(b: HarnessNode, c: HarnessNode) -> None:
+async def diverge(b: HarnessNode, c: HarnessNode, *, apart: bool = False) -> None:
     """Every vector's concurrent writes, which nobody but their writers has."""
-    await concurrently(b, c, of_nodes([p for p in PLACED if p.vector.later == "C"]))
-    await concurrently(c, b, of_nodes([p for p in PLACED if p.vector.later == "B"]))
+    await concurrently(b, c, of_nodes([p for p in PLACED if p.vector.later == "C"]), apart=apart)
+    await concurrently(c, b, of_nodes([p for p in PLACED if p.vector.later == "B"]), apart=apart)
 
 
 async def wrong_values(nodes: list[HarnessNode]) -> list[Any]:
@@ -89,11 +98,11 @@ async def wrong_values(nodes: list[HarnessNode]) -> list[Any]:
 @pytest.mark.parametrize("first", [2, 3])
 @pytest.mark.parametrize("as_genesis", [True, False], ids=["genesis", "inserted"])
 async def test_all_vectors(postgres_server, as_genesis: bool, first: int) -> None:  # type: ignore[no-untyped-def]
-    """``first``: whose changes node 1, which wrote none of them, merges first."""
+    """``first``: whose changes node 1, which wrote none of them, merges first; once each a change set of its own."""
     async with cluster(postgres_server, 3, schema_sql(as_genesis=as_genesis)) as nodes:
         a, b, c = nodes
         await begin(nodes, as_genesis=as_genesis)
-        await diverge(b, c)
+        await diverge(b, c, apart=first == 3)
         for other in sorted((b, c), key=lambda node: node.id != first):
             await a.merge_from(other)
         await settle(nodes)

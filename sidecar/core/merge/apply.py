@@ -115,7 +115,7 @@ class _Merge:
     def row_conflict(self) -> str:
         """Whether a delete met a write that it had not seen, or the other way round."""
         dead_covered = self.covered.format(row="j", hlc="j.s_dead_hlc", node="j.s_dead_node")
-        revived = f"j.op <> 'T' AND j.s_dead_hlc IS NOT NULL AND NOT {dead_covered}"
+        revived = f"j.op <> 'T' AND {liveness.delete_unseen(self.spec, 'j', dead_covered, self.row_context)}"
         if not self.shape.full:
             return revived
         live_covered = self.covered.format(row="j", hlc="j.s_live_hlc", node="j.s_live_node")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote_literal
-from sidecar.core.merge import counters, registers
+from sidecar.core.merge import counters, liveness, registers
 from sidecar.core.merge.identity import conflict_id, row_key_json
 from sidecar.core.merge.state_tables import image, qualified_user_table, row_table
 
@@ -28,9 +28,11 @@ def conflict_insert(
     row_rule = quote_literal(f"row={spec.row_rule}")
     lost = "CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END"
     revived = f"CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE {lost} END"
-    for condition, kind, wins, hlc, node, incoming, other in (
-        ("p.op = 'D'", lost, "NOT p.alive", "s.live_hlc", "s.live_node", "deleted", "written"),
-        ("p.op <> 'D'", revived, "p.alive", "s.dead_hlc", "s.dead_node", "written", "deleted"),
+    came = ("p.hlc", "p.origin")
+    written, deleted = (liveness.met(spec, "s", "p", deleted=which) for which in (True, False))
+    for condition, kind, wins, (hlc, node), incoming, other in (
+        ("p.op = 'D'", lost, f"NOT {liveness.write_wins(spec, written, came)}", written, "deleted", "written"),
+        ("p.op <> 'D'", revived, liveness.write_wins(spec, came, deleted), deleted, "written", "deleted"),
     ):
         rows.append(
             f"(NULL, {row_rule}, {kind}, p.conf_row AND {condition}, {wins}, p.hlc, '{incoming}', {hlc}, {node},"

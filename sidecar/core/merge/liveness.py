@@ -106,6 +106,39 @@ def write_unseen(spec: TableSpec, row: str, live_covered: str, context: str) -> 
     return f"cardinality(crdt_state.dots_after({row}.s_row_dots, {row}.origin, {context}, NULL)) > 0"
 
 
+def delete_unseen(spec: TableSpec, row: str, dead_covered: str, context: str) -> str:
+    """Whether there is a delete that an incoming write had not seen. ``dead_covered``: whether it has seen the latest
+    one, which need not be all of those that ``remove_wins`` looks at."""
+    latest = f"{row}.s_dead_hlc IS NOT NULL AND NOT {dead_covered}"
+    if spec.row_rule != "remove_wins":
+        return latest
+    dots = f"{row}.s_row_dots"
+    unseen = f"cardinality(crdt_state.dots_after({dots}, {row}.origin, {context}, NULL)) > 0"
+    return f"({latest} OR cardinality({dots}) > 0 AND {unseen})"
+
+
+def write_wins(spec: TableSpec, written: tuple[str, str], deleted: tuple[str, str]) -> str:
+    """Of a write and a delete that did not know of each other, given by hlc and node: whether the write stands."""
+    latest = f"({', '.join(written)}) > ({', '.join(deleted)})"
+    return {"add_wins": "true", "remove_wins": "false"}.get(spec.row_rule, latest)
+
+
+def met(spec: TableSpec, state: str, row: str, *, deleted: bool) -> tuple[str, str]:
+    """The hlc and the node of what an incoming delete (``deleted``) or write met: the latest write or delete in the row
+    state, or, where the rule keeps those that the incoming one had not seen, the latest of these."""
+    kind = "live" if deleted else "dead"
+    latest = f"{state}.{kind}_hlc", f"{state}.{kind}_node"
+    if (spec.row_rule, deleted) not in (("add_wins", True), ("remove_wins", False)):
+        return latest
+    dots = f"{row}.row_dots"
+    found = (
+        f"(SELECT {dots}[i + {{place}}] FROM generate_series(1, cardinality({dots}), 2) AS i"
+        f" ORDER BY {dots}[i + 1] DESC, {dots}[i] DESC LIMIT 1)"
+    )
+    hlc, node = (f"coalesce({found.format(place=place)}, {known})" for place, known in zip((1, 0), latest, strict=True))
+    return hlc, node
+
+
 def kept(spec: TableSpec) -> list[str]:
     """What the writing parts read of a decided row."""
     return [] if rule_of(spec) is None else ["row_dots"]

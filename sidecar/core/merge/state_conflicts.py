@@ -11,7 +11,7 @@ and maps leave nothing in a state by which they could be told.
 from __future__ import annotations
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote_literal
-from sidecar.core.merge import siblings
+from sidecar.core.merge import liveness, siblings
 from sidecar.core.merge.identity import conflict_id, row_key_json
 
 
@@ -106,12 +106,22 @@ class StateConflicts:
 
     def _rows(self) -> list[str]:
         head = f"SELECT NULL::text, {quote_literal(f'row={self._spec.row_rule}')}"
-        lost = "CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END"
-        revived = f"CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE {lost} END"
+        there, here = (
+            {kind: (f"p.{side}_{kind}_hlc", f"p.{side}_{kind}_node") for kind in ("live", "dead")}
+            for side in ("in", "s")
+        )
+        kept, came = (
+            liveness.write_wins(self._spec, written, deleted)
+            for written, deleted in ((here["live"], there["dead"]), (there["live"], here["dead"]))
+        )
+        revived = (
+            f"CASE WHEN p.alive AND NOT p.present THEN 'revived' WHEN {came} THEN 'lost_delete' ELSE 'overwrite' END"
+        )
         return [
-            f"{head}, {lost}, NOT p.alive, p.in_dead_node, p.in_dead_hlc, 'deleted', NULL::int8[],"
+            f"{head}, CASE WHEN {kept} THEN 'lost_delete' ELSE 'overwrite' END, NOT {kept},"
+            f" p.in_dead_node, p.in_dead_hlc, 'deleted', NULL::int8[],"
             f" p.s_live_node::int8, p.s_live_hlc, 'written', NULL::int8[] WHERE {self._deleted('p')}",
-            f"{head}, {revived}, p.alive, p.in_live_node, p.in_live_hlc, 'written', NULL::int8[],"
+            f"{head}, {revived}, {came}, p.in_live_node, p.in_live_hlc, 'written', NULL::int8[],"
             f" p.s_dead_node::int8, p.s_dead_hlc, 'deleted', NULL::int8[] WHERE {self._written('p')}",
         ]
 
