@@ -31,6 +31,7 @@ from sidecar.core.pgoutput import (
 )
 from sidecar.errors import SidecarError, TransientError
 from sidecar.postgres.walsender import (
+    by_tcp,
     open_connection,
     result_error,
     start_replication,
@@ -99,7 +100,7 @@ class ReplicationStream:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._fd = connection.pgconn.socket
-        self._by_tcp = connection.pgconn.host[:1] not in (b"/", b"@")
+        self._by_tcp = by_tcp(self._fd)
         self._status_interval_s = status_interval_s
         self._batch_messages_max = batch_messages_max
         self._batch_bytes_max = batch_bytes_max

@@ -65,12 +65,16 @@ async def open_connection(dsn: str) -> psycopg.AsyncConnection[Any]:
     return connection
 
 
+def by_tcp(fd: int) -> bool:
+    """Whether the server is reached by TCP, and not through a Unix-domain socket."""
+    with socket.socket(fileno=os.dup(fd)) as duplicate:
+        return duplicate.family != socket.AF_UNIX
+
+
 def limit_receive_buffer(fd: int) -> None:
     """For a server on this host, see ``LOOPBACK_RECEIVE_BUFFER_BYTES``."""
     with socket.socket(fileno=os.dup(fd)) as duplicate:
-        if duplicate.family == socket.AF_UNIX:
-            return
-        if ip_address(duplicate.getpeername()[0]).is_loopback:
+        if by_tcp(fd) and ip_address(duplicate.getpeername()[0]).is_loopback:
             duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_RECEIVE_BUFFER_BYTES)
 
 

@@ -103,7 +103,7 @@ def write_unseen(spec: TableSpec, row: str, live_covered: str, context: str) -> 
     one, which need not be all of those that ``add_wins`` looks at."""
     if spec.row_rule != "add_wins":
         return f"NOT {live_covered}"
-    return f"cardinality(crdt_state.dots_after({row}.s_row_dots, {row}.origin, {context}, NULL)) > 0"
+    return _dots_unseen(row, context)
 
 
 def delete_unseen(spec: TableSpec, row: str, dead_covered: str, context: str) -> str:
@@ -112,9 +112,11 @@ def delete_unseen(spec: TableSpec, row: str, dead_covered: str, context: str) ->
     latest = f"{row}.s_dead_hlc IS NOT NULL AND NOT {dead_covered}"
     if spec.row_rule != "remove_wins":
         return latest
-    dots = f"{row}.s_row_dots"
-    unseen = f"cardinality(crdt_state.dots_after({dots}, {row}.origin, {context}, NULL)) > 0"
-    return f"({latest} OR cardinality({dots}) > 0 AND {unseen})"
+    return f"({latest} OR cardinality({row}.s_row_dots) > 0 AND {_dots_unseen(row, context)})"
+
+
+def _dots_unseen(row: str, context: str) -> str:
+    return f"cardinality(crdt_state.dots_after({row}.s_row_dots, {row}.origin, {context}, NULL)) > 0"
 
 
 def write_wins(spec: TableSpec, written: tuple[str, str], deleted: tuple[str, str]) -> str:
