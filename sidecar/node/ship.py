@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import takewhile
 
 from sidecar.core.changes import ChangeSetPart
 from sidecar.errors import TransientError
@@ -19,6 +20,9 @@ from sidecar.postgres.relay import RelayStore
 TAIL_BYTES_MAX = 16 * 1024 * 1024
 """Newest parts kept in memory for links that keep up; one link window, a link further behind reads the journal."""
 
+TAIL_PARTS_MAX = 8192
+"""The same in parts, which take half a kilobyte beside their bodies: what a busy node makes in a minute."""
+
 READ_PARTS = 8
 """Journal rows per read of a link that is behind: at most 8 parts of batch_bytes_max each before compression."""
 
@@ -29,9 +33,10 @@ WHOLE = 1 << 30
 class Tail:
     """The newest single-part change sets in memory, in order, without gaps."""
 
-    def __init__(self, bytes_max: int = TAIL_BYTES_MAX) -> None:
+    def __init__(self, bytes_max: int = TAIL_BYTES_MAX, parts_max: int = TAIL_PARTS_MAX) -> None:
         self.newest_seq = 0
         self._bytes_max = bytes_max
+        self._parts_max = parts_max
         self._bytes = 0
         self._parts: deque[tuple[int, ChangeSetPart]] = deque()
         self._before = 0
@@ -53,7 +58,7 @@ class Tail:
         else:
             self._parts.append((seq, part))
             self._bytes += len(part.body)
-            while self._bytes > self._bytes_max:
+            while self._bytes > self._bytes_max or len(self._parts) > self._parts_max:
                 self._before, dropped = self._parts.popleft()
                 self._bytes -= len(dropped.body)
         self.wake()
@@ -70,7 +75,10 @@ class Tail:
         """The parts after ``seq``; None when some of them are only in the journal."""
         if seq < self._before:
             return None
-        return [(s, p) for s, p in self._parts if s > seq]
+        # From the newest end: a link that keeps up lacks a few of thousands.
+        newer = list(takewhile(lambda kept: kept[0] > seq, reversed(self._parts)))
+        newer.reverse()
+        return newer
 
 
 class Shipper:

@@ -137,6 +137,35 @@ async def test_what_is_published_while_a_large_set_is_sent_comes_after_it(lab: L
     assert lab.link.order() == lab.expected()
 
 
+class Looked(int):
+    """A sequence number that counts how often one was compared."""
+
+    times = 0
+
+    def __gt__(self, other: int) -> bool:
+        Looked.times += 1
+        return int(self) > int(other)
+
+
+async def test_a_link_that_keeps_up_looks_at_what_is_new_only() -> None:
+    """Many change sets are kept, and each new one is handed to every link: no look through all of them."""
+    tail = Tail()
+    for seq in range(1, 5001):
+        tail.publish(Looked(seq), make_part(seq))
+    Looked.times = 0
+    assert [(seq, part.header.to_hlc) for seq, part in tail.after(4998) or []] == [(4999, 49990), (5000, 50000)]
+    assert Looked.times == 3
+    assert tail.after(5000) == []
+
+
+async def test_the_tail_is_bounded_in_parts_and_in_bytes() -> None:
+    for tail in (Tail(bytes_max=30), Tail(parts_max=3)):
+        for seq in range(1, 11):
+            tail.publish(seq, make_part(seq, size=10))
+        assert [seq for seq, _ in tail.after(7) or []] == [8, 9, 10]
+        assert tail.after(6) is None, "what was let go is in the journal only"
+
+
 async def test_a_link_far_behind_reads_the_journal_and_then_the_tail(lab: Lab) -> None:
     for _ in range(50):
         lab.write(size=100)  # the tail holds ten of them
