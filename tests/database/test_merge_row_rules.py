@@ -1,4 +1,4 @@
-"""``row=add_wins`` and ``row=remove_wins`` through capture and merge on real databases, against hand-computed cases."""
+"""What the row rules keep, take away and record, through capture and merge, against hand-computed cases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ COMMENT ON TABLE kept IS '@crdt(row=add_wins)';
 COMMENT ON COLUMN kept.n IS '@crdt(pn_counter)';
 CREATE TABLE gone (id int PRIMARY KEY, a text, b text);
 COMMENT ON TABLE gone IS '@crdt(row=remove_wins)';
+CREATE TABLE late (id int PRIMARY KEY, a text, b text);
+COMMENT ON TABLE late IS '@crdt';
 INSERT INTO kept VALUES (1, 'a', 'b', 5);
+INSERT INTO late VALUES (1, 'a', 'b');
 INSERT INTO gone VALUES (1, 'a', 'b');
 """
 FUTURE = 4_102_444_800_000 << 16
@@ -62,6 +65,18 @@ async def test_remove_wins_takes_a_row_away_whatever_the_clock_says(
     await write(b, delete_at, "DELETE FROM gone WHERE id = 1")
     assert await converged(nodes, "gone") == [[]]
     assert {(rule, winner) for rule, winner, _ in await kinds(a)} == {("row=remove_wins", "deleted")}
+
+
+async def test_a_record_tells_what_became_of_its_two_writes_not_of_the_row(nodes: list[HarnessNode]) -> None:
+    """A delete brings down a write that was earlier, also where a third node's later write keeps the row."""
+    a, b, c = nodes
+    await write(a, 20, "DELETE FROM late WHERE id = 1")
+    await write(b, 30, "UPDATE late SET a = 'A' WHERE id = 1")
+    await write(c, 10, "UPDATE late SET b = 'B' WHERE id = 1")
+    for other in (b, c):
+        await a.merge_from(other)
+    assert set(await kinds(a)) == {("row=lww", "written", "revived"), ("row=lww", "deleted", "overwrite")}
+    assert await converged(nodes, "late") == [["(1,A,B)"]]
 
 
 async def test_add_wins_looks_at_every_write_that_was_not_seen_not_only_at_the_latest(nodes: list[HarnessNode]) -> None:

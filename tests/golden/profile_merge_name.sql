@@ -113,8 +113,8 @@ WITH g AS (
     FROM p LEFT JOIN crdt_state.row_1 AS s ON s.ctid = p.s_ctid
     LEFT JOIN "public"."profile" AS t ON t.ctid = p.t_ctid,
     LATERAL (VALUES ('name', 'lww_register', 'overwrite', (p.a_2 AND NOT (coalesce(s.n_2, s.row_node, 0::int2) = p.origin OR coalesce(s.h_2, s.row_hlc, 0) <= coalesce(($2::int8[])[p.member][coalesce(s.n_2, s.row_node, 0::int2)], 0))), p.win_2, p.h_2, p.val_2::text, coalesce(s.h_2, s.row_hlc, 0), coalesce(s.n_2, s.row_node, 0::int2), CASE WHEN p.present THEN t."name"::text ELSE s.image ->> 'name' END, s.v_2),
-      (NULL, 'row=lww', CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op = 'D', NOT (s.live_hlc, s.live_node) > (p.hlc, p.origin), p.hlc, 'deleted', s.live_hlc, s.live_node, 'written', NULL::int8[]),
-      (NULL, 'row=lww', CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END END, p.conf_row AND p.op <> 'D', (p.hlc, p.origin) > (s.dead_hlc, s.dead_node), p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted', NULL::int8[]))
+      (NULL, 'row=lww', CASE WHEN (s.live_hlc, s.live_node) > (p.hlc, p.origin) THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op = 'D', NOT (s.live_hlc, s.live_node) > (p.hlc, p.origin), p.hlc, 'deleted', s.live_hlc, s.live_node, 'written', NULL::int8[]),
+      (NULL, 'row=lww', CASE WHEN (p.hlc, p.origin) > (s.dead_hlc, s.dead_node) AND p.alive AND NOT p.present THEN 'revived' WHEN (p.hlc, p.origin) > (s.dead_hlc, s.dead_node) THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op <> 'D', (p.hlc, p.origin) > (s.dead_hlc, s.dead_node), p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted', NULL::int8[]))
       AS c(name, rule, kind, conflict, wins, hlc, value, here_hlc, here_node, here_value, here_vector)
     WHERE p.concurrent AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT clean AND concurrent > 0 FROM go)
     ON CONFLICT (id) DO NOTHING RETURNING 1

@@ -128,8 +128,8 @@ WITH g AS (
     FROM p LEFT JOIN crdt_state.row_2 AS s ON s.ctid = p.s_ctid
     LEFT JOIN "Shop's"."the ""stock""" AS t ON t.ctid = p.t_ctid,
     LATERAL (VALUES ('amount', 'pn_counter', 'saturated', (p.a_4 AND p.alive AND p.true_4 <> least(greatest(p.true_4, -2147483648), 2147483647)::integer), false, p.live_hlc, p.true_4::text, p.live_hlc, p.live_node::int2, (least(greatest(p.true_4, -2147483648), 2147483647)::integer)::text, NULL::int8[]),
-      (NULL, 'row=lww', CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op = 'D', NOT (s.live_hlc, s.live_node) > (p.hlc, p.origin), p.hlc, 'deleted', s.live_hlc, s.live_node, 'written', NULL::int8[]),
-      (NULL, 'row=lww', CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END END, p.conf_row AND p.op <> 'D', (p.hlc, p.origin) > (s.dead_hlc, s.dead_node), p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted', NULL::int8[]))
+      (NULL, 'row=lww', CASE WHEN (s.live_hlc, s.live_node) > (p.hlc, p.origin) THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op = 'D', NOT (s.live_hlc, s.live_node) > (p.hlc, p.origin), p.hlc, 'deleted', s.live_hlc, s.live_node, 'written', NULL::int8[]),
+      (NULL, 'row=lww', CASE WHEN (p.hlc, p.origin) > (s.dead_hlc, s.dead_node) AND p.alive AND NOT p.present THEN 'revived' WHEN (p.hlc, p.origin) > (s.dead_hlc, s.dead_node) THEN 'lost_delete' ELSE 'overwrite' END, p.conf_row AND p.op <> 'D', (p.hlc, p.origin) > (s.dead_hlc, s.dead_node), p.hlc, 'written', s.dead_hlc, s.dead_node, 'deleted', NULL::int8[]))
       AS c(name, rule, kind, conflict, wins, hlc, value, here_hlc, here_node, here_value, here_vector)
     WHERE p.concurrent AND c.conflict AND c.value IS DISTINCT FROM c.here_value AND (SELECT clean AND concurrent > 0 FROM go)
     ON CONFLICT (id) DO NOTHING RETURNING 1

@@ -26,13 +26,12 @@ def conflict_insert(
         counters.conflict_row(c) for c in counted
     ]
     row_rule = quote_literal(f"row={spec.row_rule}")
-    lost = "CASE WHEN p.alive THEN 'lost_delete' ELSE 'overwrite' END"
-    revived = f"CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE {lost} END"
     came = ("p.hlc", "p.origin")
     written, deleted = (liveness.met(spec, "s", "p", deleted=which) for which in (True, False))
+    stayed, came_back = liveness.write_wins(spec, written, came), liveness.write_wins(spec, came, deleted)
     for condition, kind, wins, (hlc, node), incoming, other in (
-        ("p.op = 'D'", lost, f"NOT {liveness.write_wins(spec, written, came)}", written, "deleted", "written"),
-        ("p.op <> 'D'", revived, liveness.write_wins(spec, came, deleted), deleted, "written", "deleted"),
+        ("p.op = 'D'", liveness.kind(stayed), f"NOT {stayed}", written, "deleted", "written"),
+        ("p.op <> 'D'", liveness.kind(came_back, liveness.BACK), came_back, deleted, "written", "deleted"),
     ):
         rows.append(
             f"(NULL, {row_rule}, {kind}, p.conf_row AND {condition}, {wins}, p.hlc, '{incoming}', {hlc}, {node},"

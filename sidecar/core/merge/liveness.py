@@ -125,6 +125,17 @@ def write_wins(spec: TableSpec, written: tuple[str, str], deleted: tuple[str, st
     return {"add_wins": "true", "remove_wins": "false"}.get(spec.row_rule, latest)
 
 
+BACK = "p.alive AND NOT p.present"
+"""Whether a decided row ``p`` comes back."""
+
+
+def kind(wins: str, back: str | None = None) -> str:
+    """What a record calls a write and a delete that did not know of each other, given whether the write stands;
+    ``back``: whether it is the one that brings the row back."""
+    revived = f"WHEN {wins} AND {back} THEN 'revived' " if back else ""
+    return f"CASE {revived}WHEN {wins} THEN 'lost_delete' ELSE 'overwrite' END"
+
+
 def met(spec: TableSpec, state: str, row: str, *, deleted: bool) -> tuple[str, str]:
     """The hlc and the node of what an incoming delete (``deleted``) or write met: the latest write or delete in the row
     state, or, where the rule keeps those that the incoming one had not seen, the latest of these."""

@@ -114,13 +114,12 @@ class StateConflicts:
             liveness.write_wins(self._spec, written, deleted)
             for written, deleted in ((here["live"], there["dead"]), (there["live"], here["dead"]))
         )
-        lost = "CASE WHEN {} THEN 'lost_delete' ELSE 'overwrite' END"
-        revived = f"CASE WHEN p.alive AND NOT p.present THEN 'revived' ELSE {lost.format(came)} END"
         return [
-            f"{head}, {lost.format(kept)}, NOT {kept},"
+            f"{head}, {liveness.kind(kept)}, NOT {kept},"
             f" p.in_dead_node, p.in_dead_hlc, 'deleted', NULL::int8[],"
             f" p.s_live_node::int8, p.s_live_hlc, 'written', NULL::int8[] WHERE {self._deleted('p')}",
-            f"{head}, {revived}, {came}, p.in_live_node, p.in_live_hlc, 'written', NULL::int8[],"
+            f"{head}, {liveness.kind(came, liveness.BACK)}, {came},"
+            f" p.in_live_node, p.in_live_hlc, 'written', NULL::int8[],"
             f" p.s_dead_node::int8, p.s_dead_hlc, 'deleted', NULL::int8[] WHERE {self._written('p')}",
         ]
 
