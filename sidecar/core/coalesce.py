@@ -309,7 +309,7 @@ class Coalescer:
 
         - a delete of a row that was deleted and inserted: what each of the deletes had seen;
         - a delete of a row that was inserted and has counters: the insert put behind what an earlier delete had seen;
-        - a grow-only counter that decreases (undone) after it grew, or the other way round.
+        - a grow-only counter that decreases (undone) after it grew, or grows after a decrease or an insert below 0.
         """
         if old is None or not (self._replaced or plan.splits):
             return False
@@ -333,7 +333,8 @@ class Coalescer:
             return False
         grows = counter_delta(before, after) > 0
         if row.op is not UPDATE:
-            return not grows
+            # What a held insert has grown by is in its value, and the first growth of one below 0 has split it.
+            return not grows or counter_delta(None, row.new[position]) < 0
         values = row.values if row.values is not None else first_values(plan, row)
         held = values.get(i, 0)
         return bool((held < 0 and grows) or (held > 0 and not grows))

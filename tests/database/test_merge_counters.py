@@ -256,3 +256,13 @@ async def test_a_decrease_and_an_increase_in_one_change_set(nodes: list[HarnessN
     await a.sql("UPDATE stock SET views = views - 3 WHERE id = 1")
     await a.release_capture()
     assert await shown(nodes, "views") == (15,)
+
+
+async def test_an_insert_below_nothing_and_an_increase_in_one_change_set(nodes: list[HarnessNode]) -> None:
+    """What the insert takes away is undone, so it is not set off against what comes after: shown was 1 for 3."""
+    a, _, _ = nodes
+    a.hold_capture()
+    await a.sql("INSERT INTO stock (id, views) VALUES (3, -2)")
+    await a.sql("UPDATE stock SET views = views + 3 WHERE id = 3")
+    await a.release_capture()
+    assert await shown(nodes, "views", 3) == (3,)

@@ -373,6 +373,11 @@ def test_a_grow_only_counter_does_not_turn_within_an_entry() -> None:
     coalescer.insert(plan, [b"2", b"0"])
     assert not coalescer.must_split(plan, [b"2", b"0"], [b"2", b"4"])
     assert coalescer.must_split(plan, [b"2", b"4"], [b"2", b"3"])
+    coalescer.insert(plan, [b"3", b"-2"])
+    assert coalescer.must_split(plan, [b"3", b"-2"], [b"3", b"1"]), "inserted with less than nothing, which is undone"
+    assert coalescer.must_split(plan, [b"3", b"-2"], [b"3", b"-4"])
+    coalescer.insert(plan, [b"4", None])
+    assert not coalescer.must_split(plan, [b"4", None], [b"4", b"1"])
 
 
 def test_a_touched_row_is_deleted_by_its_latest_image() -> None:
