@@ -72,7 +72,7 @@ class Workload:
         base = max(node.state.hlc.last, FUTURE) + self.random.randrange(3)
         node.state.hlc.last = base
         for i in range(1, self.random.randrange(3, 7)):
-            kind, key, statement, before = await self.change(node, grow_only=True)
+            kind, key, statement, before = await self.change(node)
             await node.sql(statement)
             self.write_down(node, base + i, kind, key, before or {}, await self.row(node, key) or {}, seen)
         await node.release_capture()
@@ -82,16 +82,14 @@ class Workload:
     def seen(self, node: HarnessNode) -> dict[int, int]:
         return {n: hlc for n, hlc in node.state.clock.items() if n != node.id}
 
-    async def change(
-        self, node: HarnessNode, *, grow_only: bool = False
-    ) -> tuple[str, int, str, dict[str, str | None] | None]:
+    async def change(self, node: HarnessNode) -> tuple[str, int, str, dict[str, str | None] | None]:
         key = self.random.choice(KEYS)
         row = await self.row(node, key)
         if row is None:
             return "insert", key, self.insert(key), row
         if self.random.random() < 0.25:
             return "delete", key, f"DELETE FROM doc WHERE id = {key}", row
-        return "update", key, self.update(key, row, grow_only=grow_only), row
+        return "update", key, self.update(key, row), row
 
     async def row(self, node: HarnessNode, key: int) -> dict[str, str | None] | None:
         query = "SELECT title, body, n::text, small::text, g::text, price::text FROM doc WHERE id = $1"
@@ -102,15 +100,15 @@ class Workload:
         return self.random.choice(["NULL", "'a'", "'b'", "'c'", "'d'"])
 
     def insert(self, key: int) -> str:
-        numbers = ", ".join(str(self.random.randrange(limit)) for limit in COUNTERS.values())
+        numbers = ", ".join(str(self.random.randrange(-limit // 2, limit)) for limit in COUNTERS.values())
         return f"INSERT INTO doc VALUES ({key}, {self.text()}, {self.text()}, {numbers})"
 
-    def update(self, key: int, row: dict[str, str | None], *, grow_only: bool) -> str:
+    def update(self, key: int, row: dict[str, str | None]) -> str:
         sets = [f"{name} = {self.text()}" for name in ("title", "body") if self.random.random() < 0.4]
         limits = {"small": 32767, "price": Decimal("999.99")}
         for name, limit in COUNTERS.items():
             if self.random.random() < 0.4:
-                delta = self.random.randrange(0 if name == "g" and grow_only else -limit // 2, limit)
+                delta = self.random.randrange(-limit // 2, limit)
                 value = min(Decimal(row[name] or 0) + delta, limits.get(name, Decimal(10**6)))
                 sets.append(f"{name} = {value}")
         return f"UPDATE doc SET {', '.join(sets or ['title = title'])} WHERE id = {key}"
