@@ -94,7 +94,7 @@ class TypeWorkload(Workload):
         values += [self.array(name, ()) for name in ARRAYS] + [self.marks(()), self.prefs({})]
         return f"INSERT INTO doc VALUES ({key}, {', '.join(values)})"
 
-    def update(self, key: int, row: dict[str, Any], *, grow_only: bool) -> str:
+    def update(self, key: int, row: dict[str, Any]) -> str:
         sets = [f"{name} = {self.text()}" for name in REGISTERS if self.random.random() < 0.3]
         sets += [f"{name} = {self.array(name, row[name] or ())}" for name in ARRAYS if self.random.random() < 0.3]
         if self.random.random() < 0.3:
