@@ -248,21 +248,23 @@ async def test_increments_of_a_dead_row_are_there_when_it_revives(nodes: list[Ha
     assert await shown(nodes, "small") == (32668,)
 
 
+async def in_one_change_set(node: HarnessNode, *statements: str) -> None:
+    """Each statement is a transaction, and all are captured together."""
+    node.hold_capture()
+    for statement in statements:
+        await node.sql(statement)
+    await node.release_capture()
+
+
 async def test_a_decrease_and_an_increase_in_one_change_set(nodes: list[HarnessNode]) -> None:
     """Whether transactions are coalesced must not change what a grow-only counter counts."""
-    a, _, _ = nodes
-    a.hold_capture()
-    await a.sql("UPDATE stock SET views = views + 5 WHERE id = 1")
-    await a.sql("UPDATE stock SET views = views - 3 WHERE id = 1")
-    await a.release_capture()
+    increase, decrease = (f"UPDATE stock SET views = views {by} WHERE id = 1" for by in ("+ 5", "- 3"))
+    await in_one_change_set(nodes[0], increase, decrease)
     assert await shown(nodes, "views") == (15,)
 
 
 async def test_an_insert_below_nothing_and_an_increase_in_one_change_set(nodes: list[HarnessNode]) -> None:
     """What the insert takes away is undone, so it is not set off against what comes after: shown was 1 for 3."""
-    a, _, _ = nodes
-    a.hold_capture()
-    await a.sql("INSERT INTO stock (id, views) VALUES (3, -2)")
-    await a.sql("UPDATE stock SET views = views + 3 WHERE id = 3")
-    await a.release_capture()
+    insert, increase = "INSERT INTO stock (id, views) VALUES (3, -2)", "UPDATE stock SET views = views + 3 WHERE id = 3"
+    await in_one_change_set(nodes[0], insert, increase)
     assert await shown(nodes, "views", 3) == (3,)

@@ -30,8 +30,8 @@ def conflict_insert(
     written, deleted = (liveness.met(spec, "s", "p", deleted=which) for which in (True, False))
     stayed, came_back = liveness.write_wins(spec, written, came), liveness.write_wins(spec, came, deleted)
     for condition, kind, wins, (hlc, node), incoming, other in (
-        ("p.op = 'D'", liveness.kind(stayed), f"NOT {stayed}", written, "deleted", "written"),
-        ("p.op <> 'D'", liveness.kind(came_back, liveness.BACK), came_back, deleted, "written", "deleted"),
+        ("p.op = 'D'", liveness.record_kind(stayed, came=False), f"NOT {stayed}", written, "deleted", "written"),
+        ("p.op <> 'D'", liveness.record_kind(came_back, came=True), came_back, deleted, "written", "deleted"),
     ):
         rows.append(
             f"(NULL, {row_rule}, {kind}, p.conf_row AND {condition}, {wins}, p.hlc, '{incoming}', {hlc}, {node},"

@@ -125,14 +125,10 @@ def write_wins(spec: TableSpec, written: tuple[str, str], deleted: tuple[str, st
     return {"add_wins": "true", "remove_wins": "false"}.get(spec.row_rule, latest)
 
 
-BACK = "p.alive AND NOT p.present"
-"""Whether a decided row ``p`` comes back."""
-
-
-def kind(wins: str, back: str | None = None) -> str:
-    """What a record calls a write and a delete that did not know of each other, given whether the write stands;
-    ``back``: whether it is the one that brings the row back."""
-    revived = f"WHEN {wins} AND {back} THEN 'revived' " if back else ""
+def record_kind(wins: str, *, came: bool) -> str:
+    """What a record of a decided row ``p`` calls a write and a delete that did not know of each other, given whether
+    the write stands; ``came``: whether the write is the one that came in, which may bring the row back."""
+    revived = f"WHEN {wins} AND p.alive AND NOT p.present THEN 'revived' " if came else ""
     return f"CASE {revived}WHEN {wins} THEN 'lost_delete' ELSE 'overwrite' END"
 
 

@@ -115,10 +115,10 @@ class StateConflicts:
             for written, deleted in ((here["live"], there["dead"]), (there["live"], here["dead"]))
         )
         return [
-            f"{head}, {liveness.kind(kept)}, NOT {kept},"
+            f"{head}, {liveness.record_kind(kept, came=False)}, NOT {kept},"
             f" p.in_dead_node, p.in_dead_hlc, 'deleted', NULL::int8[],"
             f" p.s_live_node::int8, p.s_live_hlc, 'written', NULL::int8[] WHERE {self._deleted('p')}",
-            f"{head}, {liveness.kind(came, liveness.BACK)}, {came},"
+            f"{head}, {liveness.record_kind(came, came=True)}, {came},"
             f" p.in_live_node, p.in_live_hlc, 'written', NULL::int8[],"
             f" p.s_dead_node::int8, p.s_dead_hlc, 'deleted', NULL::int8[] WHERE {self._written('p')}",
         ]
