@@ -9,9 +9,22 @@ from pathlib import Path
 import pytest
 
 from sidecar.cli.main import main
+from sidecar.lab.bench_pairs import SERVER_SETTINGS, WAL_FILES, start_server
 from sidecar.lab.bench_results import Measure, Target, percentile
 from sidecar.lab.bench_wan import WanMeasure
+from sidecar.lab.embedded import EmbeddedPostgres
 from sidecar.lab.wan import one_way_ms
+
+
+def test_a_measured_server_makes_no_wal_file_while_it_is_measured(tmp_path: Path) -> None:
+    """Those it will need stand behind the one it writes."""
+    server = EmbeddedPostgres(tmp_path, settings=SERVER_SETTINGS)
+    try:
+        start_server(server)
+        current = "pg_walfile_name(pg_current_wal_lsn())"
+        assert int(server.run_psql(f"SELECT count(*) FROM pg_ls_waldir() WHERE name > {current}")) >= WAL_FILES
+    finally:
+        server.close()
 
 
 def test_a_small_drain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
