@@ -17,7 +17,7 @@ import msgspec
 import typer
 
 from sidecar.core.addresses import redact_dsn
-from sidecar.errors import SidecarError, UsageError
+from sidecar.errors import ConfigurationError, SidecarError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,6 +135,12 @@ def report(error: BaseException) -> int:
     """Print an error as one line to stderr; the exit status that goes with it."""
     import psycopg
 
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        reason = error.diag.message_primary or str(error)
+        error = ConfigurationError(
+            f"the role in the DSN may not do this: {reason}",
+            mend="use the role that ran sidecar init, or grant what is missing",
+        )
     if isinstance(error, SidecarError):
         note(f"error: {error.line()}")
         status = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED

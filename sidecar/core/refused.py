@@ -3,9 +3,9 @@ whose change turns out to be bad."""
 
 from __future__ import annotations
 
-from sidecar.core.changes import LocalChanges
+from sidecar.core.changes import TOUCH, UPDATE, LocalChanges
 from sidecar.core.coalesce import Coalescer
-from sidecar.core.pgoutput import TupleData
+from sidecar.core.pgoutput import UNCHANGED, TupleData
 from sidecar.core.relation_plan import RelationPlan
 
 
@@ -25,4 +25,33 @@ def refused(
     changes = alone.take()
     for local in changes:
         local.refused = reason
+    return changes
+
+
+def without_old_row(
+    plan: RelationPlan, xid: int, hlc: int, key: TupleData | None, new: TupleData | None, reason: str
+) -> list[LocalChanges]:
+    """The same of an update or delete (no ``new``) that came without the old row, at most with the old key (the columns
+    of the replica identity, the others NULL): what is known of it. Empty where not even the row is known.
+
+    Registers have their new value; how much a counter, a set or a map was changed cannot be told.
+    """
+    if key is not None and any(key[position] is None for position in plan.key_positions):
+        key = None  # the replica identity was another index
+    if new is None:
+        return [] if key is None else refused(plan, xid, hlc, key, None, reason)
+    new = [None if value is UNCHANGED else value for value in new]
+    if key is not None:
+        for position in plan.key_positions:
+            new[position] = key[position] if new[position] is None else new[position]
+        if plan.key_of(key) != plan.key_of(new):
+            gone = refused(plan, xid, hlc, key, None, reason)
+            return gone + refused(plan, xid, hlc, None, new, reason)
+    old = list(new)
+    for column, position in zip(plan.spec.columns, plan.positions, strict=True):
+        if not column.is_counter and not column.is_element:
+            old[position] = b"" if new[position] is None else None
+    changes = refused(plan, xid, hlc, old, new, reason)
+    for local in changes:
+        local.changes.ops = local.changes.ops.replace(TOUCH, UPDATE)  # of a table without registers
     return changes

@@ -40,6 +40,15 @@ LEARN_EVERY = 16
 LEARN_EVERY_MAX = 4096
 """Doubles up to this when what was learned turned out to be too little: then learning costs next to nothing."""
 
+BUILT_IN_MAX = 16_384
+"""Oids below are those of PostgreSQL itself (FirstNormalObjectId), equal everywhere."""
+
+_NUMBERS = frozenset({20, 21, 23, 1700})  # int8, int2, int4, numeric (pg_type.dat)
+_JSONB = 3802
+# bool, bytea, "char", name, text, oid, json, xml, the floats, bpchar, varchar, dates and times, uuid
+_SCALARS = frozenset({16, 17, 18, 19, 25, 26, 114, 142, 700, 701, 1042, 1043, 1082, 1083, 1114, 1184, 1186, 1266, 2950})
+_SCALARS |= _NUMBERS | {_JSONB}
+
 _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 
 
@@ -76,6 +85,28 @@ def present_names(relation: Relation, spec: TableSpec) -> list[str]:
     return [renamed.get(name, name) for name in names]
 
 
+def unreadable(relation: Relation, spec: TableSpec) -> set[str]:
+    """Counters, sets and maps whose values in the stream are of a type that has none: of a former column of that name.
+
+    By the types that are built in, as far as they are known for certain; a domain has an oid of its own, and any value.
+    """
+    columns = {column.name: column for column in spec.columns}
+    found = set()
+    for name, described in zip(present_names(relation, spec), relation.columns, strict=True):
+        column, oid = columns.get(name), described.type_oid
+        if column is None or oid >= BUILT_IN_MAX:
+            continue
+        if column.is_counter:
+            readable = oid in _NUMBERS
+        elif column.is_element:
+            readable = oid == _JSONB if column.base_type == "jsonb" else oid not in _SCALARS
+        else:
+            readable = True  # a register takes what its type takes, and what it does not take is put aside
+        if not readable:
+            found.add(name)
+    return found
+
+
 @dataclass(slots=True, eq=False)
 class RelationPlan:
     """How the columns of pgoutput's tuples map to a table's key and columns.
@@ -102,10 +133,12 @@ class RelationPlan:
 
     @classmethod
     def build(cls, relation: Relation, spec: TableSpec) -> RelationPlan:
-        """Map by name, that of then or of now. Columns that only one of the two has are left out; :class:`SchemaError`
-        when one of the key is missing. ``plan.spec`` has the columns that both have."""
+        """Map by name, that of then or of now. Columns that only one of the two has are left out, and those that are
+        :func:`unreadable`; :class:`SchemaError` when one of the key is missing. ``plan.spec`` has the columns that both
+        have."""
         names = present_names(relation, spec)
-        place = {name: position for position, name in enumerate(names)}
+        strange = unreadable(relation, spec)
+        place = {name: position for position, name in enumerate(names) if name not in strange}
         missing = [c.name for c in spec.key if c.name not in place]
         if missing:
             raise SchemaError(

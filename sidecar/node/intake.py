@@ -22,8 +22,8 @@ from sidecar.core.pgoutput import (
     decode,
     unix_ms,
 )
-from sidecar.core.refused import refused
-from sidecar.core.relation_plan import present_names
+from sidecar.core.refused import refused, without_old_row
+from sidecar.core.relation_plan import present_names, unreadable
 from sidecar.core.wire.bodies import ROW_FRAMES_MAX
 from sidecar.errors import HeldError, SchemaError
 from sidecar.node.state import NodeState
@@ -35,6 +35,11 @@ IMAGE_BYTES_MAX = 255 * 1024 * 1024
 HOT_TRANSACTIONS = 10
 """How many times ``batch_transactions_max`` a change set holds of transactions that write the same rows again and
 again: what a peer does for it, and how long it locks rows, depends on the rows. 20,000 arrive in 0.2 s."""
+
+NO_OLD_ROW = (
+    "it was written while the table did not have REPLICA IDENTITY FULL, so what it changed is not known; compare the"
+    " nodes, and write the row again"
+)
 
 _ROWS = frozenset(b"IUD")
 """Message types of row changes."""
@@ -166,6 +171,8 @@ class Intake:
         if kind == _INSERT:
             assert new is not None, "an insert has a new row"
             held.insert(plan, new, size)
+        elif old is None:
+            self._put_aside_without_old_row(plan, raw)
         elif held.must_split(plan, old, new):
             return False
         elif kind == _UPDATE:
@@ -276,8 +283,22 @@ class Intake:
         self.held.refuse(plan, refused(plan, self._xid, self.hlc, old, new, reason), len(raw))
         return True
 
+    def _put_aside_without_old_row(self, plan: RelationPlan, raw: bytes) -> None:
+        """It stands in the log as it is, for good: no mend of the table makes it another."""
+        message = decode(raw, XLOG_HEADER_BYTES)
+        assert isinstance(message, Update | Delete), "the type byte says so"
+        new = None if isinstance(message, Delete) else message.new
+        changes = without_old_row(plan, self._xid, self.hlc, message.key, new, NO_OLD_ROW)
+        if changes:
+            self.held.refuse(plan, changes, len(raw))
+        elif (plan.spec.table_id, ()) not in self._lost:
+            self._lost.add((plan.spec.table_id, ()))
+            self.put_aside.append((plan.spec.qualified, f"deletes in {plan.spec.qualified}: {NO_OLD_ROW}"))
+
 
 def _unknown(relation: Relation, spec: TableSpec) -> list[str]:
-    """Columns in the stream that the table in force has not: new, renamed, or dropped."""
+    """Columns in the stream that the table in force has not: new, renamed, or dropped (perhaps for another one that has
+    the name now)."""
     known = {*(column.name for column in (*spec.key, *spec.columns)), *spec.generated}
+    known -= unreadable(relation, spec)
     return [name for name in present_names(relation, spec) if name not in known]

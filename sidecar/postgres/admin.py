@@ -19,6 +19,7 @@ ECHO_PREFIX = "crdt"
 """Prefix of the logical message that marks the sidecar's own transactions; capture skips them."""
 
 SESSION_SETTINGS: dict[str, str] = {
+    "quote_all_identifiers": "off",  # first: it decides how the others are kept
     # Names resolve to the system's or not at all, and format_type() qualifies every user type.
     "search_path": "pg_catalog, pg_temp",
     "client_encoding": "UTF8",
@@ -29,7 +30,13 @@ SESSION_SETTINGS: dict[str, str] = {
     "extra_float_digits": "1",
     "bytea_output": "hex",
     "lc_monetary": "C",
+    # What the sidecar sends is read as it is meant, NULL elements of arrays too.
+    "array_nulls": "on",
     "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    # A default for applications; where the server itself takes no writes, it says so all the same.
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
     # A DBA's per-role timeouts are made for applications.
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",

@@ -183,8 +183,10 @@ class JournalWriter:
         """
         run = _Run(header, [], [], isolate)
         for local in changes:
-            spec = specs[local.table_id]
-            if is_truncation(local.changes):
+            spec = specs.get(local.table_id)
+            if spec is None:
+                await self._put_aside_unknown(header, local)
+            elif is_truncation(local.changes):
                 await self._truncate(run, spec, local)
                 if local.shipped is not None:
                     run.shipped.append(local.shipped)
@@ -193,6 +195,15 @@ class JournalWriter:
         if not run.shipped and header.last and not self.parts:
             return None, run.rewrites
         return await self._append(header, run.shipped), run.rewrites
+
+    async def _put_aside_unknown(self, header: ChangeSetHeader, local: LocalChanges) -> None:
+        """Of a table that was dropped, or lost its annotation, since its changes were taken in."""
+        name = f"{local.changes.schema}.{local.changes.name}"
+        rows = "a TRUNCATE" if is_truncation(local.changes) else f"the changes of {local.changes.rows} rows"
+        reason = f"{rows} of {name} were not replicated: it was dropped, or is not annotated any more"
+        where = (header.origin, header.to_hlc, name, reason, None, "42P01")  # undefined_table
+        await self._session.connection.execute(self._sql["quarantine_local"], *where)
+        self.put_aside.append(PutAside(name, reason))
 
     async def _take(self, run: _Run, spec: TableSpec, local: LocalChanges) -> None:
         """Capture the rows of one table."""

@@ -201,6 +201,23 @@ def test_init_without_privileges_is_one_error(run: Run, tmp_path: Path, restrict
     assert "restricted" in err
 
 
+@pytest.mark.parametrize("command", ["check", "init", "remove", "status", "conflicts"])
+def test_a_role_that_may_not_use_the_state_is_told_which_may(
+    run: Run, tmp_path: Path, database: str, command: str
+) -> None:
+    assert run("init")[0] == 0
+    name, role = database.rsplit("/", 1)[1], f"reader_{uuid.uuid4().hex}"
+    query(database, f"CREATE ROLE {role} LOGIN REPLICATION; GRANT ALL ON DATABASE {name} TO {role}")
+    other = write_config(tmp_path / "other.toml", database.replace("//postgres@", f"//{role}@"))
+    try:
+        status, _, err = run(command, *(["eu-west"] if command == "remove" else []), config=other)
+    finally:
+        query(database, f"DROP OWNED BY {role}; DROP ROLE {role}")
+    assert status == 2
+    assert "use the role that ran sidecar init" in err
+    assert_one_error(err)
+
+
 # -- annotate ------------------------------------------------------------------------------------------------------
 
 DDL = """

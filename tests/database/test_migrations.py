@@ -16,6 +16,7 @@ from sidecar.lab.ports import free_port
 from sidecar.postgres import statements
 from sidecar.postgres.admin import SESSION_SETTINGS, connect, connect_error, parse_dsn
 from sidecar.postgres.migrations import Migration, migrate, read_migrations
+from sidecar.postgres.session import Session
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -145,8 +146,16 @@ async def test_a_session_has_the_fixed_settings_whatever_the_defaults_are(databa
             "search_path = 'nowhere'",
             "statement_timeout = '1h'",
             "synchronous_commit = off",
+            "array_nulls = off",
+            "quote_all_identifiers = on",
+            "standard_conforming_strings = off",
+            "default_transaction_read_only = on",
         ):
             await app.execute(f"ALTER DATABASE {name} SET {setting}")
+    session = await Session.open(database, purpose="merge", origin=False)
+    for setting, value in SESSION_SETTINGS.items():
+        assert await session.connection.fetchval("SELECT current_setting($1)", setting) == value
+    await session.close()
     async with await connect(database) as conn:
         assert conn.autocommit is False
         for setting, value in SESSION_SETTINGS.items():

@@ -22,6 +22,7 @@ from sidecar.core.relation_plan import KNOWN_MAX, LEARN_EVERY, LEARN_EVERY_MAX, 
 from sidecar.errors import ProtocolError, SchemaError
 
 Value = bytes | None
+DOMAIN = 20_000  # oid of a type that is not built in: whatever the column is annotated as
 Row = dict[str, Value]
 
 
@@ -30,7 +31,7 @@ def column(name: str, attnum: int, type_name: str = "text", crdt: str = "lww_reg
 
 
 def relation_of(*names: str) -> Relation:
-    return Relation(1, "public", "t", "f", tuple(RelationColumn(1, name, 25, -1) for name in names))
+    return Relation(1, "public", "t", "f", tuple(RelationColumn(1, name, DOMAIN, -1) for name in names))
 
 
 # The relation's order is not the specification's, and one column is not replicated.
@@ -513,6 +514,29 @@ def test_patterns_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         plan.learn(pattern)
         assert len(plan.changes) <= 2
     assert PATTERNS_MAX >= 1024
+
+
+@pytest.mark.parametrize(
+    ("type_name", "crdt", "readable", "unreadable"),
+    [
+        ("integer", "pn_counter", (20, 21, 23, 1700, DOMAIN), (25, 3802, 1009)),
+        ("numeric", "g_counter", (20, 1700, DOMAIN), (25, 701)),
+        ("text[]", "or_set", (1009, 1007, DOMAIN), (25, 23, 3802)),
+        ("jsonb", "lww_map", (3802, DOMAIN), (25, 114, 1009)),
+        ("integer", "lww_register", (25, 23, 3802), ()),
+    ],
+)
+def test_values_of_a_type_that_a_column_never_had_are_left_out(
+    type_name: str, crdt: str, readable: tuple[int, ...], unreadable: tuple[int, ...]
+) -> None:
+    """They are of a former column of that name."""
+    spec = TableSpec(1, "public", "t", (column("id", 1),), (column("v", 2, type_name, crdt), column("w", 3)))
+    for oid in (*readable, *unreadable):
+        types = (RelationColumn(1, "id", 25, -1), RelationColumn(0, "v", oid, -1), RelationColumn(0, "w", 25, -1))
+        plan = RelationPlan.build(Relation(1, "public", "t", "f", types), spec)
+        names = ["w"] if oid in unreadable else ["v", "w"]
+        assert [c.name for c in plan.spec.columns] == names, oid
+        assert plan.width == 3
 
 
 def test_refusals() -> None:

@@ -16,6 +16,7 @@ from sidecar.core.coalesce import Coalescer, RelationPlan
 from sidecar.core.pgoutput import Relation, RelationColumn
 
 Value = bytes | None
+DOMAIN = 20_000  # oid of a type that is not built in: whatever the column is annotated as
 WORDS = ("g_set", "or_set", "aw_set", "lww_set", "lww_map")
 STAMPS = ("lww_set", "lww_map")
 SPEC = TableSpec(
@@ -32,7 +33,7 @@ SPEC = TableSpec(
 
 
 def plan_of(spec: TableSpec = SPEC) -> RelationPlan:
-    columns = tuple(RelationColumn(1, c.name, 25, -1) for c in (*spec.key, *spec.columns))
+    columns = tuple(RelationColumn(1, c.name, DOMAIN, -1) for c in (*spec.key, *spec.columns))
     return RelationPlan.build(Relation(1, "public", "t", "f", columns), spec)
 
 
