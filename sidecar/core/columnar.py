@@ -13,7 +13,7 @@ import msgspec
 
 from sidecar.core.arrays import ArrayRuns, int_array, number_array, text_array
 from sidecar.core.changes import DELETE, INSERT, MASK_BITS, REPLACE, TOUCH, UPDATE, LocalChanges, TableChanges
-from sidecar.core.counters import counter_delta, counter_text
+from sidecar.core.counters import counter_delta, counter_text, finite
 from sidecar.core.elements import ElementChange
 from sidecar.core.held_row import HeldRow
 from sidecar.core.pgoutput import Match, TupleData
@@ -216,7 +216,7 @@ def _old_counter(row: HeldRow, column: int, position: int) -> bytes | None:
     """A replaced row's counter before this batch: without the deltas that the batch's own delete has swallowed."""
     if row.op is not REPLACE:
         return None
-    value = row.old[position]
+    value = finite(row.old[position])
     swallowed = (row.values or {}).get(column)
     if not swallowed:
         return value
@@ -258,7 +258,7 @@ def _add_deleted(table: _Table, rows: list[HeldRow], columns: tuple[int, ...]) -
         if slot in table.undone:
             continue
         position = plan.positions[i]
-        old = [values[position] for values in tuples] if specs[i].is_counter else None
+        old = [finite(values[position]) for values in tuples] if specs[i].is_counter else None
         _add_sparse(table.old_images[slot], old, count)
 
 

@@ -12,19 +12,25 @@ from sidecar.errors import ProtocolError
 
 Number = int | Decimal
 
+NOT_FINITE = frozenset({b"NaN", b"Infinity", b"-Infinity"})
+"""What a ``numeric`` may be and no sum can take in."""
+
 _NUMERIC_DIGITS = 131_072 + 16_383
 # 32 digits more than a numeric: room for the sum of 10**32 values. A rounded sum must never pass: Inexact is trapped.
 _EXACT = Context(prec=_NUMERIC_DIGITS + 32, Emax=999_999, Emin=-999_999, traps=[Inexact, InvalidOperation])
 
 
 def counter_delta(old: bytes | None, new: bytes | None) -> Number:
-    """``new - old``. NULL counts as 0; a ``NaN`` or an infinity on either side makes the delta 0, because neither
-    can be summed with other nodes' increases."""
+    """``new - old``. NULL counts as 0, and so do ``NaN`` and infinities."""
     try:
         return int(new or 0) - int(old or 0)
     except ValueError:
-        a, b = _decimal(new), _decimal(old)
-        return _EXACT.subtract(a, b) if a.is_finite() and b.is_finite() else 0
+        return _EXACT.subtract(_decimal(new), _decimal(old))
+
+
+def finite(image: bytes | None) -> bytes | None:
+    """The image as the sums take it."""
+    return b"0" if image in NOT_FINITE else image
 
 
 def counter_sum(a: Number, b: Number) -> Number:
@@ -43,6 +49,6 @@ def counter_text(value: Number) -> bytes:
 
 def _decimal(text: bytes | None) -> Decimal:
     try:
-        return Decimal((text or b"0").decode())
+        return Decimal((finite(text) or b"0").decode())
     except (InvalidOperation, UnicodeDecodeError):
         raise ProtocolError(f"{text!r} is not the value of a counter column") from None

@@ -25,6 +25,7 @@ def refused(
     changes = alone.take()
     for local in changes:
         local.refused = reason
+        local.changes.ops = local.changes.ops.replace(TOUCH, UPDATE)  # it changed something, or were not refused
     return changes
 
 
@@ -51,7 +52,4 @@ def without_old_row(
     for column, position in zip(plan.spec.columns, plan.positions, strict=True):
         if not column.is_counter and not column.is_element:
             old[position] = b"" if new[position] is None else None
-    changes = refused(plan, xid, hlc, old, new, reason)
-    for local in changes:
-        local.changes.ops = local.changes.ops.replace(TOUCH, UPDATE)  # of a table without registers
-    return changes
+    return refused(plan, xid, hlc, old, new, reason)

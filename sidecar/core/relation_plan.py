@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from sidecar.core.catalog import TableSpec
-from sidecar.core.counters import counter_delta
+from sidecar.core.counters import NOT_FINITE, counter_delta
 from sidecar.core.elements import ElementColumn
 from sidecar.core.former_names import renamed_in
 from sidecar.core.pgoutput import (
@@ -113,7 +113,8 @@ class RelationPlan:
 
     ``key_positions`` and ``positions`` are parallel to ``spec.key`` and ``spec.columns``; ``width`` is the number of
     columns of a tuple. ``changes`` remembers what each pattern of changed positions means. ``splits``: the table has
-    counters, ``growing`` their grow-only ones as indexes into ``spec.columns``: what :meth:`Coalescer.must_split` asks.
+    counters, ``growing`` their grow-only ones as indexes into ``spec.columns``: what :meth:`Coalescer.must_split` asks;
+    ``fractional`` those of type ``numeric``.
     ``elements`` reads the sets and maps among ``spec.columns``, by index. ``known`` are the layouts of frequent
     updates.
     """
@@ -126,6 +127,7 @@ class RelationPlan:
     changes: dict[bytes, ChangedColumns] = field(default_factory=dict)
     splits: bool = False
     growing: tuple[int, ...] = ()
+    fractional: tuple[int, ...] = ()
     elements: dict[int, ElementColumn] = field(default_factory=dict)
     known: list[KnownUpdate] = field(default_factory=list)
     unknown: int = 0
@@ -156,6 +158,7 @@ class RelationPlan:
             key_of=itemgetter(*key_positions),
             splits=bool(spec.counters),
             growing=tuple(i for i, c in enumerate(spec.columns) if c.crdt == "g_counter"),
+            fractional=tuple(i for i, c in enumerate(spec.columns) if c.is_counter and c.base_type not in _INTEGERS),
             elements={i: ElementColumn.of(spec.qualified, c) for i, c in enumerate(spec.columns) if c.is_element},
         )
 
@@ -182,6 +185,14 @@ class RelationPlan:
     def key_texts(self, row: TupleData) -> list[str]:
         """The key of a row as text, for messages."""
         return [(row[position] or b"").decode(errors="replace") for position in self.key_positions if row]
+
+    def not_summable(self, old: TupleData, new: TupleData) -> str:
+        """The first counter that an update turns to or from what is no number; empty when there is none."""
+        for i in self.fractional:
+            pair = {old[self.positions[i]], new[self.positions[i]]}
+            if len(pair) > 1 and UNCHANGED not in pair and not pair.isdisjoint(NOT_FINITE):
+                return self.spec.columns[i].name
+        return ""
 
     def learn(self, pattern: bytes) -> ChangedColumns:
         """What changed, where ``pattern`` has one byte per position, 1 for changed."""

@@ -41,6 +41,8 @@ NO_OLD_ROW = (
     " nodes, and write the row again"
 )
 
+NO_SUM = "NaN and infinities cannot be added to what other nodes add; set it to a number"
+
 _ROWS = frozenset(b"IUD")
 """Message types of row changes."""
 
@@ -177,6 +179,9 @@ class Intake:
             return False
         elif kind == _UPDATE:
             assert new is not None, "an update has a new row"
+            if plan.fractional and (name := plan.not_summable(old, new)):
+                held.refuse(plan, refused(plan, self._xid, self.hlc, old, new, f"counter {name!r}: {NO_SUM}"), size)
+                return True
             held.update(plan, old, new, size)
         else:
             held.delete(plan, old, size)

@@ -59,7 +59,7 @@ WITH g AS (
       j.op <> 'T' AND j.s_dead_hlc IS NOT NULL AND NOT (j.s_dead_node = j.origin OR j.s_dead_hlc <= coalesce(($2::int8[])[j.member][j.s_dead_node], 0)) AS conf_row,
       coalesce(j.old_4, 0)::numeric + j.sx_4 + CASE WHEN j.a_4 THEN j.d_4 ELSE 0 END AS true_4,
       coalesce(j.old_5, 0)::numeric + j.sx_5 AS true_5,
-      coalesce(j.old_7, 0)::numeric + j.sx_7 AS true_7,
+      CASE WHEN j.old_7 IN ('NaN', 'Infinity', '-Infinity') THEN 0 ELSE coalesce(j.old_7, 0) END::numeric + j.sx_7 AS true_7,
       ((j.present OR j.image ? 'price') AND j.s_row_node = 0 AND j.op NOT IN ('I', 'R') AND NOT EXISTS (SELECT FROM crdt_state.counter_2 AS c WHERE c.k_2 = j.k_2 AND c.k_1 = j.k_1 AND c.attnum = 7 AND c.node <> 0) AND NOT EXISTS (SELECT FROM crdt_state.truncation AS e WHERE e.table_id = 2)) AS keep_7
       FROM j OFFSET 0) AS v OFFSET 0) AS q
 ), go AS MATERIALIZED (

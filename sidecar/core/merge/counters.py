@@ -58,6 +58,17 @@ def kept(column: ColumnSpec, *, carried: bool) -> tuple[list[str], list[str]]:
     return flags, values
 
 
+NOT_FINITE = "('NaN', 'Infinity', '-Infinity')"
+"""What a ``numeric`` may show and no sum can take in: it counts as 0."""
+
+
+def finite(column: ColumnSpec, value: str) -> str:
+    """A shown value as the sums take it."""
+    if column.base_type != "numeric":
+        return f"coalesce({value}, 0)"
+    return f"CASE WHEN {value} IN {NOT_FINITE} THEN 0 ELSE coalesce({value}, 0) END"
+
+
 def _key_match(spec: TableSpec, left: str, right: str) -> str:
     return " AND ".join(f"{left}.k_{column.attnum} = {right}.k_{column.attnum}" for column in spec.key)
 
@@ -105,7 +116,7 @@ def wrong_looks(spec: TableSpec, column: ColumnSpec, user: str, state: str) -> s
     name = f"{user}.{quote(column.name)}"
     odd = f"{name} IS NULL"
     if column.base_type == "numeric":
-        odd = f"({odd} OR scale({name}) > min_scale({name}))"
+        odd = f"({odd} OR {name} IN {NOT_FINITE} OR scale({name}) > min_scale({name}))"
     written = f"{state}.row_node <> 0 OR {written_by(spec, column, state)} OR {genesis.truncated(spec)}"
     return f"({odd} AND ({written}))"
 
@@ -128,7 +139,7 @@ def new_value(column: ColumnSpec, row: str) -> str:
 def decided(spec: TableSpec, column: ColumnSpec, *, carried: bool, with_seen: bool) -> list[str]:
     """The true value after the merge, and whether the row goes on showing what genesis held."""
     n = column.attnum
-    parts = [f"coalesce(j.old_{n}, 0)::numeric", f"j.sx_{n}"]
+    parts = [f"{finite(column, f'j.old_{n}')}::numeric", f"j.sx_{n}"]
     if carried:
         parts.append(delta(column, "j"))
     true_value = " + ".join(parts)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from sidecar.core.arrays import number_array, text_array
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote
 from sidecar.core.changes import DELETE, MASK_BITS, TRUNCATE, LocalChanges, TableChanges
+from sidecar.core.counters import finite
 from sidecar.core.elements import RULES
 from sidecar.core.merge.liveness import alive_here, rule_of
 from sidecar.core.merge.state_tables import counter_table, key_match, qualified_user_table, row_table
@@ -194,7 +195,7 @@ GENESIS_HLC = 0
 def seen_deletes(spec: TableSpec, rows: list[tuple[list[str], list[str]]], hlc: int) -> LocalChanges:
     """The rows of :func:`seen_rows` as local deletes without images: their values are lost here."""
     changes = deletes(spec, [key for key, _ in rows], hlc)
-    olds = [text_array([old[i].encode() for _, old in rows]) for i in range(len(changes.columns))]
+    olds = [text_array([finite(old[i].encode()) for _, old in rows]) for i in range(len(changes.columns))]
     return LocalChanges(
         table_id=spec.table_id,
         changes=changes,
