@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart, TableChanges
 from sidecar.core.element_versions import check_element_versions
@@ -67,6 +67,7 @@ class Applier:
     """The merge loop over one session; made anew after an error of the session.
 
     ``acknowledge()`` tells the peers the durable clock; ``resync(origin)`` makes that peer send again from it.
+    ``refresh_tables()`` brings into force what the database has now.
     ``publish(number, part)``, on a node with relay, hands a merged change set to the links; ``None`` for the part of
     one that has several.
     """
@@ -81,6 +82,7 @@ class Applier:
         acknowledge: Callable[[], None],
         resync: Callable[[int], None],
         publish: Callable[[int, ChangeSetPart | None], None] | None = None,
+        refresh_tables: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._state = state
         self._inbox = inbox
@@ -88,6 +90,7 @@ class Applier:
         self._acknowledge = acknowledge
         self._resync = resync
         self._publish = publish
+        self._refresh_tables = refresh_tables
         self._limits = state.settings.limits
         self._rows_budget = float(state.settings.limits.merge_rows_max)
         self._gate = Gate(state, inbox)
@@ -163,6 +166,8 @@ class Applier:
     async def _again(self, received: ReceivedSet, retry: Retry) -> None:
         """Further tries of one change set: its rows locked first, so it makes progress whatever goes on locally."""
         retry.tries += 1
+        if retry.isolate and not retry.looked:
+            await self._look_again(retry)
         if retry.merge_set is None:
             retry.merge_set = self._opened(received)
         try:
@@ -180,6 +185,17 @@ class Applier:
                 raise
         else:
             self._merged([received], result)
+
+    async def _look_again(self, retry: Retry) -> None:
+        """Before rows are judged: the table may have changed a moment ago (another type of a column), and what failed
+        was made for what it had been."""
+        retry.looked = True
+        before = self._state.tables
+        if self._refresh_tables is not None:
+            await self._refresh_tables()
+        if self._state.tables is not before:
+            retry.isolate, retry.merge_set = False, None
+            self._merger.forget_statements()
 
     def _failed(self, sets: list[ReceivedSet], error: Exception, retry: Retry) -> bool:
         """Note when and how the change sets are tried again; False when the error is about the session, not about them.

@@ -23,12 +23,14 @@ GAP_LOOK_S = 0.25
 @dataclass(slots=True)
 class Retry:
     """The state of a change set that failed before. ``not_before`` and ``since`` (it failed first): event-loop seconds.
-    ``merge_set`` keeps what its tries have learnt; ``isolate``: rows that cannot apply go to quarantine one by one."""
+    ``merge_set`` keeps what its tries have learnt; ``isolate``: rows that cannot apply go to quarantine one by one;
+    ``looked``: after the tables were read again."""
 
     tries: int = 0
     not_before: float = 0.0
     since: float | None = None
     isolate: bool = False
+    looked: bool = False
     merge_set: MergeSet | None = None
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -179,7 +180,7 @@ class Node:
                 publish=self._links.publish,
                 refresh_tables=refresh,
             )
-            applier = self._applier(sessions.merge, writer)
+            applier = self._applier(sessions.merge, writer, refresh)
             waits = Waits(state, self.progress, WaitBoard(sessions.waits, reader), reader, self._links)
             identities = self._links.identities
             identities.own = await begin_start(state.settings.node.dsn, self._boot_id, known=identities.own)
@@ -211,7 +212,9 @@ class Node:
         await self._links.restore(reader)
         await self._links.identities.restore(MetStore(reader))
 
-    def _applier(self, session: Session, writer: JournalWriter) -> Applier:
+    def _applier(
+        self, session: Session, writer: JournalWriter, refresh_tables: Callable[[], Awaitable[None]]
+    ) -> Applier:
         state, limits, relays = self.state, self.state.settings.limits, self._links.policy.any
         merger = Merger(
             session,
@@ -230,6 +233,7 @@ class Node:
             acknowledge=self._links.acknowledge,
             resync=self._links.resync,
             publish=self._links.publish_relayed if relays else None,
+            refresh_tables=refresh_tables,
         )
 
     def _requests(self, members: MembershipStore, reader: JournalReader) -> Requests:

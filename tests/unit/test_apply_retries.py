@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from sidecar.core.catalog import ColumnSpec, TableSpec
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
 from sidecar.errors import DirtyRowsError, HeldError
 from sidecar.node import apply
@@ -38,6 +41,7 @@ class Merger:
         self.capture_passes = True
         self.given = 0
         self.merged: list[tuple[int, int]] = []
+        self.isolated = 0
 
     async def merge(self, sets: Sequence[MergeSet], observe: Any) -> MergeResult:
         for _ in range(self.takes_turns):
@@ -54,6 +58,7 @@ class Merger:
         self, sets: Sequence[MergeSet], observe: Any, *, isolate: bool = False, tries: int = 0
     ) -> MergeResult:
         self.tries.append(tries)
+        self.isolated += isolate
         return await self.merge(sets, observe)
 
     async def wait_for_capture(self, timeout_s: float) -> bool:
@@ -76,10 +81,21 @@ class Node:
         self.state = NodeState(load(path))
         self.inbox = Inbox(queue_bytes_max=1 << 20, spool_bytes_max=1 << 20)
         self.merger = Merger(refuses)
+        self.found: list[TableSpec] = []
         merger: Any = self.merger
         self.applier = Applier(
-            self.state, self.inbox, merger, Pulse(), acknowledge=lambda: None, resync=lambda origin: None
+            self.state,
+            self.inbox,
+            merger,
+            Pulse(),
+            acknowledge=lambda: None,
+            resync=lambda origin: None,
+            refresh_tables=self._refresh,
         )
+
+    async def _refresh(self) -> None:
+        """What the database has now comes into force."""
+        self.state.set_tables(self.found)
 
     async def put(self, origin: int, number: int) -> None:
         header = ChangeSetHeader(origin=origin, from_hlc=number - 1, to_hlc=number, context={}, rows=1)
@@ -252,3 +268,22 @@ async def feed(inbox: Inbox, origin: int, granted: list[int]) -> None:
     for number in range(1, 9):
         header = ChangeSetHeader(origin=origin, from_hlc=number - 1, to_hlc=number, context={}, rows=1)
         await inbox.put(ChangeSetPart(header=header, body=b"x" * 100), granted.append)
+
+
+@pytest.mark.parametrize("changed", [True, False])
+async def test_a_row_is_judged_by_the_table_as_it_is_now(tmp_path: Path, changed: bool) -> None:
+    """A column was widened everywhere, and a value that fits now came before this node had read its catalogue again."""
+    table = TableSpec(1, "public", "doc", (ColumnSpec("id", 1, "bigint", "bigint"),), ())
+    known = [table]
+
+    def narrow(headers: list[ChangeSetHeader]) -> Exception | None:
+        stale = [*node.state.tables.values()] == known
+        return asyncpg.NumericValueOutOfRangeError("out of range") if stale and not node.merger.isolated else None
+
+    node = Node(tmp_path, narrow)
+    node.state.set_tables(known)
+    node.found = [dataclasses.replace(table, name="wide")] if changed else known
+    await node.put(1, 1)
+    await node.run_until(lambda: len(node.inbox) == 0)
+    assert node.merger.merged == [(1, 1)]
+    assert node.merger.isolated == (0 if changed else 1)
