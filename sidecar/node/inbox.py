@@ -130,6 +130,7 @@ class Inbox:
         self._spooled_bytes = 0
         self._bytes: dict[int, int] = {}
         self._room = asyncio.Event()
+        self._putting = 0
         self.closed: dict[int, tuple[int, int]] = {}
         self.arrived = asyncio.Event()
 
@@ -143,6 +144,13 @@ class Inbox:
     async def put(self, part: ChangeSetPart, grant: Grant, source: int | None = None) -> None:
         """Add a part that came on the link of the peer ``source``, by default its origin. ``grant`` gives its credit
         back once it is merged or dropped."""
+        self._putting += 1
+        try:
+            await self._put(part, grant, source)
+        finally:
+            self._putting -= 1
+
+    async def _put(self, part: ChangeSetPart, grant: Grant, source: int | None) -> None:
         origin = part.header.origin
         key = (origin if source is None else source, origin)
         # What is queued already must not wait for room that only the merge of something behind it would make.
@@ -221,8 +229,9 @@ class Inbox:
             self._drop(key)
 
     def is_receiving(self, origin: int) -> bool:
-        """Whether a change set of an origin has come in part."""
-        return any(key[1] == origin for key in self._open)
+        """Whether a change set of an origin has come in part, or may be among those that a link could not bring in yet
+        for want of room, which its heartbeats overtake."""
+        return self._putting > 0 or any(key[1] == origin for key in self._open)
 
     def forget(self, source: int) -> None:
         """The link is gone: what is queued stays, an unfinished change set comes again."""

@@ -142,6 +142,29 @@ async def test_a_heartbeat_that_overtakes_an_unfinished_set_is_no_gap(
         assert received.applier._gate.gap() is None
 
 
+async def test_a_heartbeat_that_overtakes_a_set_for_which_there_is_no_room_is_no_gap(
+    received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that waited was thrown away and sent again for it, as long as merging was slower than receiving."""
+    monkeypatch.setattr("sidecar.node.gate.GAP_S", 0.0)
+    received.inbox._queue_bytes_max = 1
+    await received.put(1, 0, 10)
+    waiting = asyncio.create_task(received.put(1, 10, 20))
+    await asyncio.sleep(0)
+    received.inbox.close_interval(1, 20, 30)
+    for _ in range(100):
+        received.applier._ask_for_missing()
+    assert received.resynced == []
+    received.inbox.done(1)
+    received.state.advance(1, 10)
+    await waiting
+    assert received.ready() == [(1, 10, 20)]
+    received.inbox.done(1)
+    received.inbox.close_interval(1, 40, 50)
+    while not received.resynced:
+        received.applier._ask_for_missing()  # and now it is one
+
+
 async def test_a_gap_is_looked_for_while_others_keep_the_loop_busy(
     received: Received, monkeypatch: pytest.MonkeyPatch
 ) -> None:
