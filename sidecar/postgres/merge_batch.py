@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sidecar.core.catalog import TableSpec
+from sidecar.core.catalog import TableSpec, quote_table
 from sidecar.core.changes import ChangeSetHeader, TableChanges
 from sidecar.core.former_names import by_present_names
 from sidecar.core.merge.combine import combine
@@ -97,12 +97,12 @@ def _by_present_names(catalogue: Mapping[str, TableSpec], tables: Iterable[Table
 
 def local_table(catalogue: Mapping[str, TableSpec], changes: TableChanges) -> TableSpec:
     """Look a peer's table up by name; :class:`HeldError` when it is not here or lacks something."""
-    name = f"{changes.schema}.{changes.name}"
+    name, sql_name = f"{changes.schema}.{changes.name}", quote_table(changes.schema, changes.name)
     spec = catalogue.get(name)
     if spec is None:
         raise HeldError(
             f"changes of table {name} wait: it is not replicated in this database",
-            mend=f"create it and annotate it here: COMMENT ON TABLE {name} IS '@crdt'",
+            mend=f"create it and annotate it here: COMMENT ON TABLE {sql_name} IS '@crdt'",
         )
     if {c.name for c in spec.key} != set(changes.key_columns):
         raise HeldError(f"changes of table {name} wait: its primary key differs here", mend="make the keys equal")
@@ -111,6 +111,6 @@ def local_table(catalogue: Mapping[str, TableSpec], changes: TableChanges) -> Ta
     if missing:
         raise HeldError(
             f"changes of table {name} wait: column {missing[0]!r} is missing here",
-            mend=f"ALTER TABLE {name} ADD COLUMN, or RENAME COLUMN, as on the other node",
+            mend=f"ALTER TABLE {sql_name} ADD COLUMN, or RENAME COLUMN, as on the other node",
         )
     return spec
