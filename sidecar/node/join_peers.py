@@ -13,7 +13,7 @@ import asyncio
 from sidecar.core.changes import ChangeSetPart
 from sidecar.core.versions import VersionVector
 from sidecar.core.wire.identity import Known
-from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Members, Relay
+from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Members, Relay, Tables
 from sidecar.errors import ConfigurationError, LinkRefusedError, TransientError
 from sidecar.node.relay import RelayPolicy
 from sidecar.node.state import NodeState
@@ -134,6 +134,9 @@ class JoinPeers:
         """Comes again."""
 
     def members_told(self, link: Link, members: Members) -> None:
+        """Comes again."""
+
+    def tables_told(self, link: Link, tables: Tables) -> None:
         """Comes again."""
 
     def disconnected(self, link: Link, error: Exception | None) -> None:

@@ -6,10 +6,22 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from sidecar.core.changes import ChangeSetPart
 from sidecar.core.membership import told
 from sidecar.core.wire.identity import Known
-from sidecar.core.wire.messages import BarrierAnswer, Closed, Departure, Heartbeat, Hello, Members, Relay, part_bytes
+from sidecar.core.wire.messages import (
+    BarrierAnswer,
+    Closed,
+    Departure,
+    Heartbeat,
+    Hello,
+    Members,
+    Relay,
+    Tables,
+    part_bytes,
+)
 from sidecar.errors import LinkRefusedError, ProtocolError
 from sidecar.node.backlog import Backlog
 from sidecar.node.barriers import BarrierMail
@@ -189,8 +201,21 @@ class NodeLinks:
         self.backlog.published(self._state.journal_end)
 
     def compare_tables(self) -> None:
-        """Compare the tables with those that each peer had at its last hello; again after they changed here."""
+        """Compare the tables with those of which each peer spoke last; again after they changed here."""
         for hello in self._hellos.values():
+            self._compare(hello)
+
+    def tables_changed(self) -> None:
+        """They changed here; the peers are told, and compare them, too."""
+        self.compare_tables()
+        for entry in self._open.values():
+            entry.link.send_tables(self._state.fingerprints())
+
+    def tables_told(self, link: Link, tables: Tables) -> None:
+        """They changed at a peer."""
+        hello = self._hellos.get(link.peer_id)
+        if hello is not None:
+            hello = self._hellos[link.peer_id] = msgspec.structs.replace(hello, fingerprints=tables.fingerprints)
             self._compare(hello)
 
     def _compare(self, hello: Hello) -> None:

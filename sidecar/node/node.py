@@ -326,7 +326,7 @@ class Node:
         if self.state.set_tables(tables):
             if self._pulse.capture_state == "streaming":
                 self.state.log.info("tables_changed", tables=sorted(self.state.tables))
-            self._links.compare_tables()
+            self._links.tables_changed()
         found: dict[str, str] = {}
         for problem in errors(problems):
             line = problem.line().removeprefix("error: ")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sidecar.core.changes import ChangeSetPart
 from sidecar.core.wire.identity import Known
-from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Members, Relay
+from sidecar.core.wire.messages import BarrierAnswer, Closed, Heartbeat, Hello, Members, Relay, Tables
 from sidecar.errors import LinkRefusedError
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 class PeerHandler(Protocol):
     """Implemented by the node. For one link the calls come in this order: ``connected``, then any number of ``receive``
-    (one at a time), ``heartbeat``, ``acknowledged``, ``barrier_...``, ``relay_asked``, ``closed`` and ``members_told``,
-    then ``disconnected`` once. A peer has at most one link: the ``disconnected`` of the older one is over before the
-    ``connected`` of the next.
+    (one at a time), ``heartbeat``, ``acknowledged``, ``barrier_...``, ``relay_asked``, ``closed``, ``members_told`` and
+    ``tables_told``, then ``disconnected`` once. A peer has at most one link: the ``disconnected`` of the older one is
+    over before the ``connected`` of the next.
     """
 
     def hello(self) -> Hello:
@@ -77,6 +77,10 @@ class PeerHandler(Protocol):
 
     def members_told(self, link: Link, members: Members) -> None:
         """Which nodes are no longer members, as far as the peer has it durably."""
+        ...
+
+    def tables_told(self, link: Link, tables: Tables) -> None:
+        """What the peer's tables are now."""
         ...
 
     def disconnected(self, link: Link, error: Exception | None) -> None:

@@ -19,6 +19,7 @@ from sidecar.core.wire.messages import (
     Hello,
     Members,
     Relay,
+    Tables,
 )
 from sidecar.core.wire.roundtrip import RoundTrip
 from sidecar.errors import ProtocolError, SidecarError, TransientError
@@ -169,6 +170,11 @@ class Link:
         if self.is_open and self._session.protocol >= SINCE[Members]:
             self._connection.write(Members(list(departed)))
 
+    def send_tables(self, fingerprints: dict[str, str]) -> None:
+        """Tell the peer what the tables are now; one that speaks a version without it learns it with the next link."""
+        if self.is_open and self._session.protocol >= SINCE[Tables]:
+            self._connection.write(Tables(fingerprints))
+
     def close(self, reason: str) -> None:
         """End the link with a farewell; ``ended`` is set when that is done."""
         if not self._closing.done():
@@ -244,6 +250,8 @@ class Link:
                     self._tell_closed()
                 case Members():
                     self._handler.members_told(self, message)
+                case Tables():
+                    self._handler.tables_told(self, message)
                 case Goodbye():
                     self.state.last_error = f"{self.peer_name} closed the link: {message.reason}"
                     return

@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -213,6 +214,18 @@ async def test_a_stuck_loop_is_unhealthy_until_it_goes_on(cluster: LabCluster, l
         assert "its bound is 4000 ms" in reason
     await becomes(east, "/healthz", "")
     await same(cluster)
+
+
+async def test_a_column_added_on_one_node_after_the_other_is_no_problem_in_the_end(cluster: LabCluster) -> None:
+    async def problems(index: int) -> list[str]:
+        return [str(problem) for problem in (await cluster.status(index))["problems"]]
+
+    async def both(differ: bool) -> bool:
+        return all([any("differs" in line for line in await problems(i)) is differ for i in (0, 1)])
+
+    for node, differ in zip(cluster.nodes, (True, False), strict=True):
+        query(node, "ALTER TABLE posts ADD COLUMN added int")
+        await wait_until(partial(both, differ), 60, f"posts told to differ: {differ}")
 
 
 # -- PostgreSQL goes away ------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from sidecar.core.wire.messages import (
     Members,
     Relay,
     Start,
+    Tables,
     part_bytes,
 )
 from sidecar.errors import LinkRefusedError
@@ -69,6 +70,7 @@ class Node:
     barriers: list[tuple[str, BarrierAnswer]] = field(default_factory=list)
     relays: list[tuple[str, Relay]] = field(default_factory=list)
     departures: list[tuple[str, Members]] = field(default_factory=list)
+    tables: list[tuple[str, Tables]] = field(default_factory=list)
     intervals: list[tuple[str, Closed, int]] = field(default_factory=list)
     clocks: dict[str, dict[int, int]] = field(default_factory=dict)
     events: list[tuple[str, str, Exception | None]] = field(default_factory=list)
@@ -149,6 +151,9 @@ class Node:
 
     def members_told(self, link: Link, members: Members) -> None:
         self.departures.append((link.peer_name, members))
+
+    def tables_told(self, link: Link, tables: Tables) -> None:
+        self.tables.append((link.peer_name, tables))
 
     def disconnected(self, link: Link, error: Exception | None) -> None:
         self.events.append(("down", link.peer_name, error))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 
+from sidecar.core.catalog import ColumnSpec, TableSpec
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart
-from sidecar.core.wire.messages import Hello
+from sidecar.core.wire.messages import Hello, Tables
 from sidecar.errors import ProtocolError
 from sidecar.lab.waiting import wait_until
 from sidecar.node.inbox import Inbox
@@ -29,6 +32,7 @@ class Link:
 
     def __init__(self) -> None:
         self.acks: list[dict[int, int]] = []
+        self.tables: list[dict[str, str]] = []
         self.closed = ""
 
     async def send_part(self, part: ChangeSetPart) -> None:
@@ -39,6 +43,9 @@ class Link:
 
     def send_heartbeat(self, hlc: int, from_hlc: int) -> None:
         pass
+
+    def send_tables(self, fingerprints: dict[str, str]) -> None:
+        self.tables.append(fingerprints)
 
     def grant(self, size: int) -> None:
         pass
@@ -92,6 +99,25 @@ async def test_a_newer_link_ends_the_sending_on_the_older_one(links: NodeLinks) 
     await asyncio.wait({sending}, timeout=60)
     assert sending.cancelled()
     links.disconnected(newer, None)
+
+
+async def test_tables_that_change_one_node_after_the_other_are_equal_in_the_end(links: NodeLinks) -> None:
+    """As long as the link stands, not only at its beginning."""
+    link: Any = Link()
+    state, doc = links._state, TableSpec(1, "public", "doc", (ColumnSpec("id", 1, "bigint", "bigint"),), ())
+    wide = dataclasses.replace(doc, columns=(ColumnSpec("note", 2, "text", "text"),))
+    state.set_tables([doc])
+    await links.connected(link, msgspec.structs.replace(hello(), fingerprints={"public.doc": doc.fingerprint()}))
+    assert "tables b" not in state.problems
+    state.set_tables([wide])
+    links.tables_changed()
+    assert "public.doc differs" in state.problems["tables b"]
+    assert link.tables == [{"public.doc": wide.fingerprint()}]
+    links.tables_told(link, Tables({"public.doc": wide.fingerprint()}))
+    assert "tables b" not in state.problems
+    links.tables_told(link, Tables({"public.doc": wide.fingerprint(), "public.more": "x"}))
+    assert "public.more of b is not replicated here" in state.problems["tables b"]
+    links.disconnected(link, None)
 
 
 class Journal:

@@ -26,6 +26,7 @@ from sidecar.core.wire.messages import (
     Message,
     Relay,
     Start,
+    Tables,
     encode_message,
 )
 
@@ -54,6 +55,7 @@ EXAMPLES: list[Message] = [
     Relay(names={1: "a"}, origins=["b"]),
     Closed({3: (5, 9)}),
     Members([Departure(node=2, name="b", kind="left", at_ms=1000, by="b", holder=1, change_hlc=5, hlc=9)]),
+    Tables({"public.t": "d"}),
 ]
 
 

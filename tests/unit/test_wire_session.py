@@ -30,6 +30,7 @@ from sidecar.core.wire.messages import (
     Message,
     Refuse,
     Relay,
+    Tables,
     encode_message,
     part_bytes,
 )
@@ -155,7 +156,7 @@ def linked_at_version_1() -> tuple[Session, Session]:
 
 
 def test_the_previous_version_is_spoken_with_an_older_peer() -> None:
-    assert PROTOCOL_MAX == 2
+    assert PROTOCOL_MAX == 3
     for a, b in (linked_at_version_1(), linked(low=hello(1, protocol_max=1))):
         assert (a.protocol, b.protocol) == (1, 1)
         for sender, receiver in ((a, b), (b, a)):
@@ -176,6 +177,15 @@ def test_what_the_previous_version_does_not_know_is_neither_sent_nor_taken(messa
         a.send(message)
     with pytest.raises(ProtocolError, match="not part of protocol version 1"):
         list(b.receive(encode_frame(*encode_message(message))))
+
+
+def test_that_tables_changed_is_not_said_to_a_peer_of_version_2() -> None:
+    assert SINCE[Tables] == 3
+    a, b = linked(high=hello(2, protocol_max=2))
+    with pytest.raises(ProtocolError, match="not part of protocol version 2"):
+        a.send(Tables({"public.t": "d"}))
+    with pytest.raises(ProtocolError, match="not part of protocol version 2"):
+        list(b.receive(forged(Tables({"public.t": "d"}))))
 
 
 # Frames that are numbered
@@ -385,7 +395,7 @@ def test_a_durable_clock_that_goes_back_is_refused() -> None:
         (hello(1, node_name="n2"), None, (), "both have node id 1"),
         (hello(2), "n3", (), "'n2' answers at the address of 'n3'"),
         (hello(2), None, ("n3",), "'n2' is not among the peers of n1"),
-        (hello(2, protocol_min=3, protocol_max=4), None, (), "protocol versions 3..4"),
+        (hello(2, protocol_min=4, protocol_max=5), None, (), "protocol versions 4..5"),
         (hello(2, protocol_min=0, protocol_max=0), None, (), "protocol versions 0..0"),
     ],
 )

@@ -19,9 +19,9 @@ from sidecar.core.versions import NODE_ID_MAX, VersionVector
 from sidecar.errors import ProtocolError
 
 PROTOCOL_MIN = 1
-PROTOCOL_MAX = 2
+PROTOCOL_MAX = 3
 """Version 2 numbers the frames of the open link (their checksums say so), has barriers, relay and departures, and
-lets a part be larger than a frame."""
+lets a part be larger than a frame. Version 3 tells when tables change."""
 
 NUMBERED_FRAMES_SINCE = 2
 
@@ -70,6 +70,9 @@ class Start(msgspec.Struct, array_like=True, frozen=True):
     hlc: Hlc
 
 
+Fingerprints = Annotated[dict[TableName, Fingerprint], Meta(max_length=FINGERPRINTS_MAX)]
+
+
 class Hello(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
     """The first message of either side: who I am, what I have, what I take.
 
@@ -88,7 +91,7 @@ class Hello(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
     protocol_min: Count = PROTOCOL_MIN
     protocol_max: Count = PROTOCOL_MAX
     clock: Clock = {}
-    fingerprints: Annotated[dict[TableName, Fingerprint], Meta(max_length=FINGERPRINTS_MAX)] = {}
+    fingerprints: Fingerprints = {}
     boot_id: BootId = ""
     window_bytes: Count = 0
     frame_bytes_max: Count = 0
@@ -203,8 +206,14 @@ class Members(msgspec.Struct, array_like=True, frozen=True):
     departed: Annotated[list[Departure], Meta(max_length=NODE_ID_MAX)]
 
 
+class Tables(msgspec.Struct, array_like=True, frozen=True):
+    """The sender's tables have changed: its ``fingerprints`` are these now, instead of those of its Hello."""
+
+    fingerprints: Fingerprints
+
+
 Control = Hello | Accept | Refuse | Goodbye | Ack | Heartbeat | BarrierRequest | BarrierAnswer
-Message = Control | Relay | Closed | Members | ChangeSetPart | Fragment
+Message = Control | Relay | Closed | Members | Tables | ChangeSetPart | Fragment
 
 TYPE_CODES: dict[type[Message], int] = {
     Hello: 1,
@@ -220,9 +229,18 @@ TYPE_CODES: dict[type[Message], int] = {
     Relay: 11,
     Closed: 12,
     Members: 13,
+    Tables: 14,
 }
 
-SINCE: dict[type[Message], int] = {BarrierRequest: 2, BarrierAnswer: 2, Fragment: 2, Relay: 2, Closed: 2, Members: 2}
+SINCE: dict[type[Message], int] = {
+    BarrierRequest: 2,
+    BarrierAnswer: 2,
+    Fragment: 2,
+    Relay: 2,
+    Closed: 2,
+    Members: 2,
+    Tables: 3,
+}
 """The protocol version from which on a message exists; those not named were always there."""
 
 _DECODERS = {code: msgspec.msgpack.Decoder(kind) for kind, code in TYPE_CODES.items()}
