@@ -332,6 +332,7 @@ _MESSAGES = {
     "model_attributes_type": "must be a section",
     "tuple_type": "must be a list of sections; write [[peers]]",
     "string_type": "must be a string in quotes",
+    "string_pattern_mismatch": "must be 1 to 63 of A-Z, a-z, 0-9, _ and -",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",

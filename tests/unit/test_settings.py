@@ -125,6 +125,7 @@ def test_max_clock_drift_has_aliases_and_units(write, text: str, expected: int) 
         (NODE.replace("us-east", "x" * 64), "node.name:", "63"),
         (NODE.replace("postgresql://", "mysql://"), "node.dsn:", "postgresql://"),
         (NODE.replace(":5432", ":5432x"), "node.dsn:", "port"),
+        (NODE + 'cluster = ""\n', "node.cluster:", "must be 1 to 63 of"),
         (NODE + 'insecure = "perhaps"\n', "node.insecure:", "true or false"),
         (NODE + 'listen = "7101"\n', "node.listen:", "host:port"),
         (NODE + 'listen = "::1:7101"\n', "node.listen:", "brackets"),
