@@ -227,7 +227,7 @@ class Merger:
         return record_end(parse_lsn(str(await connection.fetchval(self._sql["insert_lsn"]))))
 
     async def _check(self, batch: Batch) -> dict[str, int]:
-        """How many rows of which tables are dirty; remembers what was seen of each, which is clean once capture has
+        """How many rows of which tables are dirty; remembers the (row, xmin) pairs, which are clean once capture has
         passed."""
         found: dict[str, int] = {}
         for unit in batch.units():
@@ -237,7 +237,7 @@ class Merger:
                 continue
             others: dict[str, Argument] = {"accepted": _accepted(unit)}
             for row in await self._run(self._lock_statements(unit.spec)[1], unit, others):
-                unit.notes.accepted[row["ord"]] = sys.intern(row["seen"])
+                unit.notes.accepted[row["ord"]] = sys.intern(row["xmin"])
                 found[unit.spec.qualified] = found.get(unit.spec.qualified, 0) + 1
         return found
 
@@ -324,8 +324,8 @@ class Merger:
         except asyncpg.UniqueViolationError as error:
             raise _unique_violation(error, unit, self._session.privileges) from None
         if row["dirty"]:
-            seen = map(sys.intern, row["dirty_seen"])
-            unit.notes.accepted.update(zip(row["dirty"], seen, strict=True))
+            xmins = map(sys.intern, row["dirty_xmin"])
+            unit.notes.accepted.update(zip(row["dirty"], xmins, strict=True))
             raise DirtyRowsError(f"{len(row['dirty'])} rows of {unit.spec.qualified} have uncaptured local commits")
         expected = final - first + 1
         if row["staged"] != expected:
@@ -378,7 +378,7 @@ class Merger:
 
 
 def _accepted(unit: MergeUnit) -> str | None:
-    """What is accepted as an array literal by position; NULL when there is nothing."""
+    """The accepted xmins as an array literal by position; NULL when there are none."""
     if not unit.notes.accepted:
         return None
     elements = [

@@ -14,8 +14,7 @@ from sidecar.errors import HeldError
 from sidecar.postgres.relay import Relayed
 
 Accepted = dict[int, str]
-"""Position -> what was seen of the row before capture passed the log (:data:`sidecar.core.merge.clean.SEEN`): clean
-after it."""
+"""Position -> xmin ('' for no row) seen before capture passed the log: clean after it."""
 
 
 @dataclass(slots=True)

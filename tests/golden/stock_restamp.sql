@@ -10,6 +10,6 @@ WITH g AS (
     WHERE u.ord BETWEEN $4::int8 AND $5::int8
 )
 UPDATE crdt_state.row_2 AS s SET row_xmin = n.xmin
-FROM (SELECT s.ctid, t.xmin FROM g LEFT JOIN LATERAL (SELECT s.ctid, s.xmin, s.* FROM crdt_state.row_2 AS s WHERE s.k_2 = g.k_2 AND s.k_1 = g.k_1 LIMIT 1) AS s ON true
+FROM (SELECT s.ctid, t.xmin FROM g LEFT JOIN LATERAL (SELECT s.ctid, s.* FROM crdt_state.row_2 AS s WHERE s.k_2 = g.k_2 AND s.k_1 = g.k_1 LIMIT 1) AS s ON true
     LEFT JOIN LATERAL (SELECT t.ctid, t.xmin, t.* FROM "Shop's"."the ""stock""" AS t WHERE t."region" = g.k_2 AND t."id" = g.k_1 LIMIT 1) AS t ON true) AS n
 WHERE s.ctid = n.ctid AND s.row_xmin = pg_current_xact_id()::xid AND n.xmin <> s.row_xmin

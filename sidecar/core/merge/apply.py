@@ -23,7 +23,7 @@ import re
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.merge import counters, elements, liveness, multivalue, registers
-from sidecar.core.merge.clean import SEEN, looked_up, looked_up_columns
+from sidecar.core.merge.clean import looked_up, looked_up_columns
 from sidecar.core.merge.conflicts import conflict_insert
 from sidecar.core.merge.multivalue import MultiValue
 from sidecar.core.merge.quarantine import absent_insert, json_object
@@ -151,7 +151,7 @@ class _Merge:
         values = ["member", "ord", "hlc", "origin", "live_hlc", "live_node"]
         values += ["rv_hlc", "rv_node"] if self.shape.full else []
         values += [f"k_{c.attnum}" for c in self.spec.key]
-        values += ["s_ctid", "s_xmin", "t_ctid", "t_xmin"]
+        values += ["s_ctid", "t_ctid", "t_xmin"]
         for column in self.registers:
             more_flags, more_values = registers.kept(column, old=self.shape.reinsert)
             flags, values = flags + more_flags, values + more_values
@@ -329,7 +329,7 @@ class _Merge:
             f"{within}\n"
             "      count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,\n"
             "      array_agg(ord) FILTER (WHERE dirty) AS dirty,\n"
-            f"      array_agg({SEEN.format(t='t_', s='s_')}) FILTER (WHERE dirty) AS dirty_seen\n"
+            "      array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin\n"
             "    FROM p"
         )
 
@@ -355,7 +355,7 @@ class _Merge:
         return self.parameters.statement("WITH " + ", ".join(texts) + f"\n{SUMMARY.format(counts=counts)}")
 
 
-SUMMARY = "SELECT {counts},\n  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen\nFROM go"
+SUMMARY = "SELECT {counts},\n  staged, planned_del, planned_upd, planned_ins, dirty, dirty_xmin\nFROM go"
 
 UPDATE = "'U'"
 INSERTS = "'I', 'R'"
@@ -382,8 +382,8 @@ def _list(items: list[str]) -> str:
 def merge_statement(spec: TableSpec, shape: Shape) -> Statement:
     """Parameters besides the arrays of the batch: per change set of the transaction ``origins``, ``from_hlcs``,
     ``to_hlcs`` (int8[]) and ``contexts`` (int8[][], second index the node id); ``members`` (int4[] literal: the change
-    set of each row, NULL for the first), ``accepted`` (text[] literal by position: what was seen, :data:`.clean.SEEN`,
-    '' for any absence, NULL for "not accepted"), ``first``/``last`` (positions)."""
+    set of each row, NULL for the first), ``accepted`` (text[] literal: xmin by position, '' for "no row", NULL for "not
+    accepted"), ``first``/``last`` (positions)."""
     return _Merge(spec, shape).statement()
 
 

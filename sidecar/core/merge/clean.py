@@ -7,11 +7,6 @@ from sidecar.core.merge.liveness import alive_here, joined
 from sidecar.core.merge.staging import Parameters, Statement, staged_keys
 from sidecar.core.merge.state_tables import image, key_match, qualified_user_table, row_table
 
-SEEN = "coalesce({t}xmin::text, '-' || coalesce({s}xmin::text, ''))"
-"""What identifies a user row, or the absence of one: a row by its xmin; where there is none, by the version of the row
-state. By nothing but the absence, a key that was deleted, inserted and deleted again since would pass for the same, and
-the last delete, not captured yet, for none."""
-
 
 def dirty(spec: TableSpec) -> str:
     """Whether a staged row ``g``, with row state ``s`` and user row ``t``, has a local commit that is not captured."""
@@ -19,8 +14,7 @@ def dirty(spec: TableSpec) -> str:
     # come before the capture of a local delete. An insert, and a delete (of a row that lived for one change set only),
     # mostly find neither.
     return (
-        f"CASE WHEN g.accepted IS NOT NULL AND (g.accepted = {SEEN.format(t='t.', s='s.')}"
-        " OR g.accepted = '' AND t.ctid IS NULL) THEN false"
+        "CASE WHEN g.accepted IS NOT NULL AND g.accepted = coalesce(t.xmin::text, '') THEN false"
         " WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U'"
         f" ELSE (t.ctid IS NOT NULL) <> {alive_here(spec, 's')}"
         " OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END"
@@ -35,8 +29,7 @@ def looked_up(spec: TableSpec) -> str:
     """
     on_state, on_user = key_match(spec, "g")
     return (
-        f"LEFT JOIN LATERAL (SELECT s.ctid, s.xmin, s.* FROM {row_table(spec)} AS s"
-        f" WHERE {on_state} LIMIT 1) AS s ON true\n"
+        f"LEFT JOIN LATERAL (SELECT s.ctid, s.* FROM {row_table(spec)} AS s WHERE {on_state} LIMIT 1) AS s ON true\n"
         f"    LEFT JOIN LATERAL (SELECT t.ctid, t.xmin, t.* FROM {qualified_user_table(spec)} AS t"
         f" WHERE {on_user} LIMIT 1) AS t ON true"
     )
@@ -46,7 +39,6 @@ def looked_up_columns(spec: TableSpec) -> list[str]:
     """What every merge needs of the rows that :func:`looked_up` found, whatever columns its table has."""
     return [
         "s.ctid AS s_ctid",
-        "s.xmin AS s_xmin",
         "t.ctid AS t_ctid",
         "t.xmin AS t_xmin",
         "t.ctid IS NOT NULL AS present",
@@ -63,14 +55,14 @@ def looked_up_columns(spec: TableSpec) -> list[str]:
 
 
 def check_statement(spec: TableSpec) -> Statement:
-    """The dirty rows of a batch: ``ord``, ``seen`` (:data:`SEEN`); writes nothing."""
+    """The dirty rows of a batch: ``ord``, ``xmin`` ('' when there is no user row); writes nothing."""
     parameters = Parameters()
     keys = staged_keys(spec, parameters)
     accepted = parameters.text("accepted")
     return parameters.statement(
         f"WITH k AS (\n    {keys}\n), g AS (SELECT k.*, a.accepted FROM k LEFT JOIN"
         f" unnest({accepted}::text[]) WITH ORDINALITY AS a(accepted, ord) USING (ord))\n"
-        f"SELECT g.ord, {SEEN.format(t='t.', s='s.')} AS seen\n"
+        "SELECT g.ord, coalesce(t.xmin::text, '') AS xmin\n"
         f"FROM g {looked_up(spec)}\nWHERE {dirty(spec)} ORDER BY g.ord"
     )
 
