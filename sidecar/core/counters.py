@@ -12,7 +12,7 @@ from sidecar.errors import ProtocolError
 
 Number = int | Decimal
 
-NOT_FINITE = frozenset({b"NaN", b"Infinity", b"-Infinity"})
+NOT_FINITE = (b"NaN", b"Infinity", b"-Infinity")
 """What a ``numeric`` may be and no sum can take in."""
 
 _NUMERIC_DIGITS = 131_072 + 16_383

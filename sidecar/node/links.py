@@ -208,8 +208,9 @@ class NodeLinks:
     def tables_changed(self) -> None:
         """They changed here; the peers are told, and compare them, too."""
         self.compare_tables()
+        fingerprints = self._state.fingerprints()
         for entry in self._open.values():
-            entry.link.send_tables(self._state.fingerprints())
+            entry.link.send_tables(fingerprints)
 
     def tables_told(self, link: Link, tables: Tables) -> None:
         """They changed at a peer."""

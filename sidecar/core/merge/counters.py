@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
+from sidecar.core.counters import NOT_FINITE
 from sidecar.core.merge import genesis
 from sidecar.core.merge.identity import conflict_id, row_key_json
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
@@ -58,15 +59,14 @@ def kept(column: ColumnSpec, *, carried: bool) -> tuple[list[str], list[str]]:
     return flags, values
 
 
-NOT_FINITE = "('NaN', 'Infinity', '-Infinity')"
-"""What a ``numeric`` may show and no sum can take in: it counts as 0."""
+_NOT_FINITE = f"({', '.join(quote_literal(image.decode()) for image in NOT_FINITE)})"
 
 
 def finite(column: ColumnSpec, value: str) -> str:
-    """A shown value as the sums take it."""
+    """A shown value as the sums take it, see :func:`sidecar.core.counters.finite`."""
     if column.base_type != "numeric":
         return f"coalesce({value}, 0)"
-    return f"CASE WHEN {value} IN {NOT_FINITE} THEN 0 ELSE coalesce({value}, 0) END"
+    return f"CASE WHEN {value} IN {_NOT_FINITE} THEN 0 ELSE coalesce({value}, 0) END"
 
 
 def _key_match(spec: TableSpec, left: str, right: str) -> str:
@@ -116,7 +116,7 @@ def wrong_looks(spec: TableSpec, column: ColumnSpec, user: str, state: str) -> s
     name = f"{user}.{quote(column.name)}"
     odd = f"{name} IS NULL"
     if column.base_type == "numeric":
-        odd = f"({odd} OR {name} IN {NOT_FINITE} OR scale({name}) > min_scale({name}))"
+        odd = f"({odd} OR {name} IN {_NOT_FINITE} OR scale({name}) > min_scale({name}))"
     written = f"{state}.row_node <> 0 OR {written_by(spec, column, state)} OR {genesis.truncated(spec)}"
     return f"({odd} AND ({written}))"
 
