@@ -227,7 +227,7 @@ class Merger:
         return record_end(parse_lsn(str(await connection.fetchval(self._sql["insert_lsn"]))))
 
     async def _check(self, batch: Batch) -> dict[str, int]:
-        """How many rows of which tables are dirty; remembers the (row, xmin) pairs, which are clean once capture has
+        """How many rows of which tables are dirty; remembers what was seen of each, which is clean once capture has
         passed."""
         found: dict[str, int] = {}
         for unit in batch.units():
@@ -237,7 +237,7 @@ class Merger:
                 continue
             others: dict[str, Argument] = {"accepted": _accepted(unit)}
             for row in await self._run(self._lock_statements(unit.spec)[1], unit, others):
-                unit.notes.accepted[row["ord"]] = sys.intern(row["xmin"])
+                unit.notes.accepted[row["ord"]] = sys.intern(row["seen"])
                 found[unit.spec.qualified] = found.get(unit.spec.qualified, 0) + 1
         return found
 
@@ -324,8 +324,8 @@ class Merger:
         except asyncpg.UniqueViolationError as error:
             raise _unique_violation(error, unit, self._session.privileges) from None
         if row["dirty"]:
-            xmins = map(sys.intern, row["dirty_xmin"])
-            unit.notes.accepted.update(zip(row["dirty"], xmins, strict=True))
+            seen = map(sys.intern, row["dirty_seen"])
+            unit.notes.amidst.update(zip(row["dirty"], seen, strict=True))
             raise DirtyRowsError(f"{len(row['dirty'])} rows of {unit.spec.qualified} have uncaptured local commits")
         expected = final - first + 1
         if row["staged"] != expected:
@@ -378,13 +378,12 @@ class Merger:
 
 
 def _accepted(unit: MergeUnit) -> str | None:
-    """The accepted xmins as an array literal by position; NULL when there are none."""
-    if not unit.notes.accepted:
+    """What is accepted as an array literal by position, several separated by spaces; NULL when there is nothing."""
+    before, amidst = unit.notes.accepted, unit.notes.amidst
+    if not before and not amidst:
         return None
-    elements = [
-        f'"{unit.notes.accepted[i]}"' if i in unit.notes.accepted else "NULL" for i in range(1, unit.changes.rows + 1)
-    ]
-    return "{" + ",".join(elements) + "}"
+    seen = ([notes[i] for notes in (before, amidst) if i in notes] for i in range(1, unit.changes.rows + 1))
+    return "{" + ",".join(f'"{" ".join(of_row)}"' if of_row else "NULL" for of_row in seen) + "}"
 
 
 def _unique_violation(error: asyncpg.UniqueViolationError, unit: MergeUnit, may: Privileges) -> Exception:

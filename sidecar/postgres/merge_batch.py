@@ -14,14 +14,17 @@ from sidecar.errors import HeldError
 from sidecar.postgres.relay import Relayed
 
 Accepted = dict[int, str]
-"""Position -> xmin ('' for no row) seen before capture passed the log: clean after it."""
+"""Position -> what was seen of the row before capture passed the log (:data:`sidecar.core.merge.clean.SEEN`): clean
+after it."""
 
 
 @dataclass(slots=True)
 class UnitNotes:
-    """What earlier tries learnt about one unit."""
+    """What earlier tries learnt about one unit: rows that were not clean, as they were before the transaction of the
+    try (``accepted``), and amidst it, after what the units before had done to their states (``amidst``)."""
 
     accepted: Accepted = field(default_factory=dict)
+    amidst: Accepted = field(default_factory=dict)
     reinsert: bool = False
 
 

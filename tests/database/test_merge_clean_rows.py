@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from node_harness import DEADLINE_S, ChangeSet, HarnessNode, cluster, converged, wait_until
+from node_harness import DEADLINE_S, ChangeSet, HarnessNode, cluster, converged, settle, wait_until
 
 from sidecar.errors import DirtyRowsError
 
@@ -267,3 +267,31 @@ async def test_hot_rows_are_locked_longer_with_every_try_while_capture_is_behind
     await a.release_capture()
     await a.merge(change_set)
     await converged(nodes, "doc")
+
+
+async def test_a_key_deleted_again_since_its_absence_was_seen_is_dirty(postgres_server) -> None:  # type: ignore[no-untyped-def]
+    """Absent when it was looked at, absent at the next try: but between the two it was inserted, and only the insert is
+    captured. Taken for the same absence, the change became one for a row that never was here."""
+    schema = "CREATE TABLE doc (id int PRIMARY KEY, title text); COMMENT ON TABLE doc IS '@crdt'"
+    async with cluster(postgres_server, 2, schema) as nodes:
+        a, b = nodes
+        await a.sql("INSERT INTO doc VALUES (1, 'first')")
+        await settle(nodes)
+        a.hold_capture()
+        await a.sql("DELETE FROM doc WHERE id = 1")
+        await b.sql("UPDATE doc SET title = 'of b' WHERE id = 1")
+        await b.captured()
+        merge_set = a.opened((await b.sets())[-1])
+        with pytest.raises(DirtyRowsError):
+            await a.merger.merge([merge_set], a.observe)
+        await a.sql("INSERT INTO doc VALUES (1, 'again')")
+        await a.release_capture()
+        await a.captured()
+        a.hold_capture()
+        await a.sql("DELETE FROM doc WHERE id = 1")
+        with pytest.raises(DirtyRowsError):
+            await a.merger.merge([merge_set], a.observe)
+        await a.release_capture()
+        await a.captured()
+        assert await converged(nodes, "doc") == [[]]
+        assert not await a.quarantine()

@@ -103,7 +103,7 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image AS image,
-      CASE WHEN g.accepted IS NOT NULL AND g.accepted = coalesce(t.xmin::text, '') THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U' ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U' ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
       t."hits" AS old_11,
       coalesce(s.x_11, 0) AS sx_11,
       coalesce(s.h_2, s.row_hlc, 0) AS sh_2,
@@ -166,7 +166,7 @@ WITH g AS (
       ((q.a_2 AND q.nsib_2 IS NOT NULL) OR (q.a_3 AND q.nsib_3 IS NOT NULL) OR (q.a_4 AND q.nsib_4 IS NOT NULL) OR (q.a_5 AND q.nsib_5 IS NOT NULL) OR q.ec_6 IS NOT NULL OR q.ec_7 IS NOT NULL OR q.ec_8 IS NOT NULL OR q.ec_9 IS NOT NULL OR q.ec_10 IS NOT NULL) AS within,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_11, q.a_2, q.win_2, q.a_3, q.win_3, q.a_4, q.win_4, q.a_5, q.win_5, q.a_6, q.win_6, q.a_7, q.win_7, q.a_8, q.win_8, q.a_9, q.win_9, q.a_10, q.win_10,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.rv_hlc, q.rv_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.d_11, q.true_11, q.h_2, q.val_2, q.nsib_2, q.ns_2, q.h_3, q.val_3, q.nsib_3, q.ns_3, q.h_4, q.val_4, q.nsib_4, q.ns_4, q.h_5, q.val_5, q.nsib_5, q.ns_5, q.fd_5, q.h_6, q.c_6, q.ne_6, q.nz_6, q.ec_6, q.ns_6, q.h_7, q.c_7, q.ne_7, q.nz_7, q.ec_7, q.ns_7, q.h_8, q.c_8, q.ne_8, q.nz_8, q.ec_8, q.ns_8, q.h_9, q.c_9, q.ne_9, q.nz_9, q.ec_9, q.ns_9, q.h_10, q.c_10, q.ne_10, q.nz_10, q.ec_10, q.ns_10, q.dead_hlc, q.dead_node, q.image,
-      CASE WHEN q.alive THEN NULL WHEN q.present THEN jsonb_build_object('note', q.ns_2::text, 'best', q.ns_3::text, 'least', q.ns_4::text, 'cart', q.ns_5::text, 'seen', q.ns_6::text, 'tags', q.ns_7::text, 'sizes', q.ns_8::text, 'notes', q.ns_9::text, 'the prefs', q.ns_10::text) ELSE coalesce(q.image, CASE WHEN q.ins IS NOT NULL AND NOT (q.s_ctid IS NOT NULL AND (q.nsib_2 IS NOT NULL OR q.nsib_3 IS NOT NULL OR q.nsib_4 IS NOT NULL OR q.nsib_5 IS NOT NULL)) THEN '{}'::jsonb END) || CASE WHEN q.a_2 THEN jsonb_build_object('note', q.ns_2::text) ELSE '{}'::jsonb END || CASE WHEN q.a_3 THEN jsonb_build_object('best', q.ns_3::text) ELSE '{}'::jsonb END || CASE WHEN q.a_4 THEN jsonb_build_object('least', q.ns_4::text) ELSE '{}'::jsonb END || CASE WHEN q.a_5 THEN jsonb_build_object('cart', q.ns_5::text) ELSE '{}'::jsonb END || CASE WHEN q.a_6 THEN jsonb_build_object('seen', q.ns_6::text) ELSE '{}'::jsonb END || CASE WHEN q.a_7 THEN jsonb_build_object('tags', q.ns_7::text) ELSE '{}'::jsonb END || CASE WHEN q.a_8 THEN jsonb_build_object('sizes', q.ns_8::text) ELSE '{}'::jsonb END || CASE WHEN q.a_9 THEN jsonb_build_object('notes', q.ns_9::text) ELSE '{}'::jsonb END || CASE WHEN q.a_10 THEN jsonb_build_object('the prefs', q.ns_10::text) ELSE '{}'::jsonb END END AS new_image
+      CASE WHEN q.alive THEN NULL WHEN q.present THEN jsonb_build_object('note', q.ns_2::text, 'best', q.ns_3::text, 'least', q.ns_4::text, 'cart', q.ns_5::text, 'seen', q.ns_6::text, 'tags', q.ns_7::text, 'sizes', q.ns_8::text, 'notes', q.ns_9::text, 'the prefs', q.ns_10::text) ELSE coalesce(q.image, CASE WHEN q.ins IS NOT NULL AND NOT (q.s_ctid IS NOT NULL AND (q.nsib_2 IS NOT NULL OR q.nsib_3 IS NOT NULL OR q.nsib_4 IS NOT NULL OR q.nsib_5 IS NOT NULL)) THEN '{}'::jsonb END) || CASE WHEN q.a_2 THEN jsonb_build_object('note', q.ns_2::text) ELSE '{}'::jsonb END || CASE WHEN q.a_3 THEN jsonb_build_object('best', q.ns_3::text) ELSE '{}'::jsonb END || CASE WHEN q.a_4 THEN jsonb_build_object('least', q.ns_4::text) ELSE '{}'::jsonb END || CASE WHEN q.a_5 THEN jsonb_build_object('cart', q.ns_5::text) ELSE '{}'::jsonb END || CASE WHEN q.a_6 THEN jsonb_build_object('seen', q.ns_6::text) ELSE '{}'::jsonb END || CASE WHEN q.a_7 THEN jsonb_build_object('tags', q.ns_7::text) ELSE '{}'::jsonb END || CASE WHEN q.a_8 THEN jsonb_build_object('sizes', q.ns_8::text) ELSE '{}'::jsonb END || CASE WHEN q.a_9 THEN jsonb_build_object('notes', q.ns_9::text) ELSE '{}'::jsonb END || CASE WHEN q.a_10 THEN jsonb_build_object('the prefs', q.ns_10::text) ELSE '{}'::jsonb END END AS new_image, CASE WHEN q.dirty THEN coalesce(q.t_xmin::text, concat('-', q.s_live_hlc, '.', q.s_dead_hlc)) END AS seen
     FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (
       SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
       CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.origin ELSE j.s_live_node END AS live_node,
@@ -185,7 +185,7 @@ WITH g AS (
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent, count(*) FILTER (WHERE within) AS within,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
-      array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin
+      array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p
 ), del AS (
     DELETE FROM "shop"."basket" AS t USING (SELECT p.t_ctid, p.t_xmin FROM p WHERE p.act IN ('D', 'X') AND (SELECT clean AND planned_del > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
@@ -358,5 +358,5 @@ WITH g AS (
     ON CONFLICT (id) DO NOTHING RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing, (SELECT count(*) FROM within) AS within,
-  staged, planned_del, planned_upd, planned_ins, dirty, dirty_xmin
+  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen
 FROM go

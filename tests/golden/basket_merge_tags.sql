@@ -42,7 +42,7 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image AS image,
-      CASE WHEN g.accepted IS NOT NULL AND g.accepted = coalesce(t.xmin::text, '') THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U' ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U' ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
       t."hits" AS old_11,
       coalesce(s.x_11, 0) AS sx_11,
       coalesce(s.h_7, s.row_hlc, 0) AS sh_7,
@@ -69,7 +69,7 @@ WITH g AS (
       (q.ec_7 IS NOT NULL) AS within,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_7, q.win_7,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.true_11, q.h_7, q.c_7, q.ne_7, q.nz_7, q.ec_7, q.ns_7, q.e_6, q.z_6, q.e_8, q.z_8, q.e_9, q.z_9, q.e_10, q.z_10, q.image,
-      CASE WHEN NOT q.alive THEN q.image || CASE WHEN q.a_7 THEN jsonb_build_object('tags', q.ns_7::text) ELSE '{}'::jsonb END END AS new_image
+      CASE WHEN NOT q.alive THEN q.image || CASE WHEN q.a_7 THEN jsonb_build_object('tags', q.ns_7::text) ELSE '{}'::jsonb END END AS new_image, CASE WHEN q.dirty THEN coalesce(q.t_xmin::text, concat('-', q.s_live_hlc, '.', q.s_dead_hlc)) END AS seen
     FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (
       SELECT j.*, CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
       CASE WHEN j.op = 'U' AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.origin ELSE j.s_live_node END AS live_node,
@@ -86,7 +86,7 @@ WITH g AS (
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent, count(*) FILTER (WHERE within) AS within,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
-      array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin
+      array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p
 ), del AS (
     DELETE FROM "shop"."basket" AS t USING (SELECT p.t_ctid, p.t_xmin FROM p WHERE p.act IN ('D', 'X') AND (SELECT clean AND planned_del > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
@@ -169,5 +169,5 @@ WITH g AS (
     ON CONFLICT (id) DO NOTHING RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing, (SELECT count(*) FROM within) AS within,
-  staged, planned_del, planned_upd, planned_ins, dirty, dirty_xmin
+  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen
 FROM go

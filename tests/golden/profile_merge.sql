@@ -37,7 +37,7 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image AS image,
-      CASE WHEN g.accepted IS NOT NULL AND g.accepted = coalesce(t.xmin::text, '') THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U' ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U' ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
       coalesce(s.h_2, s.row_hlc, 0) AS sh_2,
       coalesce(s.n_2, s.row_node, 0::int2) AS sn_2,
       t."name" AS old_2,
@@ -53,7 +53,7 @@ WITH g AS (
       (q.conf_row OR q.s_ctid IS NOT NULL AND ((q.a_2 AND NOT (q.sn_2 = q.origin OR q.sh_2 <= coalesce(($2::int8[])[q.member][q.sn_2], 0))) OR (q.a_3 AND NOT (q.sn_3 = q.origin OR q.sh_3 <= coalesce(($2::int8[])[q.member][q.sn_3], 0))))) AS concurrent,
       q.op, q.dirty, q.present, q.alive, q.conf_row, q.a_2, q.win_2, q.a_3, q.win_3,
       q.member, q.ord, q.hlc, q.origin, q.live_hlc, q.live_node, q.rv_hlc, q.rv_node, q.k_1, q.s_ctid, q.t_ctid, q.t_xmin, q.h_2, q.val_2, q.h_3, q.val_3, q.dead_hlc, q.dead_node, q.image,
-      CASE WHEN q.alive THEN NULL WHEN q.present THEN jsonb_build_object('name', CASE WHEN q.win_2 THEN q.val_2::text ELSE q.old_2::text END, 'born', CASE WHEN q.win_3 THEN q.val_3::text ELSE q.old_3::text END) ELSE coalesce(q.image, CASE WHEN q.ins IS NOT NULL AND NOT (q.s_ctid IS NOT NULL AND (q.sh_2 > 0 AND NOT q.win_2 OR q.sh_3 > 0 AND NOT q.win_3)) THEN '{}'::jsonb END) || CASE WHEN q.win_2 THEN jsonb_build_object('name', q.val_2::text) ELSE '{}'::jsonb END || CASE WHEN q.win_3 THEN jsonb_build_object('born', q.val_3::text) ELSE '{}'::jsonb END END AS new_image
+      CASE WHEN q.alive THEN NULL WHEN q.present THEN jsonb_build_object('name', CASE WHEN q.win_2 THEN q.val_2::text ELSE q.old_2::text END, 'born', CASE WHEN q.win_3 THEN q.val_3::text ELSE q.old_3::text END) ELSE coalesce(q.image, CASE WHEN q.ins IS NOT NULL AND NOT (q.s_ctid IS NOT NULL AND (q.sh_2 > 0 AND NOT q.win_2 OR q.sh_3 > 0 AND NOT q.win_3)) THEN '{}'::jsonb END) || CASE WHEN q.win_2 THEN jsonb_build_object('name', q.val_2::text) ELSE '{}'::jsonb END || CASE WHEN q.win_3 THEN jsonb_build_object('born', q.val_3::text) ELSE '{}'::jsonb END END AS new_image, CASE WHEN q.dirty THEN coalesce(q.t_xmin::text, concat('-', q.s_live_hlc, '.', q.s_dead_hlc)) END AS seen
     FROM (SELECT v.*, (v.dead_hlc IS NULL OR (v.live_hlc, v.live_node) > (v.dead_hlc, v.dead_node)) AS alive FROM (
       SELECT j.*, CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.hlc ELSE j.s_live_hlc END AS live_hlc,
       CASE WHEN j.op IN ('I', 'U', 'R') AND (j.hlc > j.s_live_hlc OR j.hlc = j.s_live_hlc AND j.origin >= j.s_live_node) THEN j.origin ELSE j.s_live_node END AS live_node,
@@ -73,7 +73,7 @@ WITH g AS (
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
-      array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin
+      array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p
 ), del AS (
     DELETE FROM "public"."profile" AS t USING (SELECT p.t_ctid, p.t_xmin FROM p WHERE p.act IN ('D', 'X') AND (SELECT clean AND planned_del > 0 FROM go) OFFSET 0) AS p WHERE t.ctid = p.t_ctid AND t.xmin = p.t_xmin RETURNING 1
@@ -146,5 +146,5 @@ WITH g AS (
     FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT clean AND absent > 0 FROM go) RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
-  staged, planned_del, planned_upd, planned_ins, dirty, dirty_xmin
+  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen
 FROM go

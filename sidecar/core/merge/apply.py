@@ -23,7 +23,7 @@ import re
 
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.merge import counters, elements, liveness, multivalue, registers
-from sidecar.core.merge.clean import looked_up, looked_up_columns
+from sidecar.core.merge.clean import looked_up, looked_up_columns, seen
 from sidecar.core.merge.conflicts import conflict_insert
 from sidecar.core.merge.multivalue import MultiValue
 from sidecar.core.merge.quarantine import absent_insert, json_object
@@ -141,7 +141,7 @@ class _Merge:
         return (
             f"SELECT {self.action()} AS act,\n      {self.any_conflict()} AS concurrent,\n      {within}"
             f"{', '.join(f'q.{name}' for name in flags)},\n      {', '.join(f'q.{name}' for name in values)},\n"
-            f"      {self.image()} AS new_image\n    FROM ({middle}) AS q{order}"
+            f"      {self.image()} AS new_image, {seen('q')} AS seen\n    FROM ({middle}) AS q{order}"
         )
 
     def kept(self) -> tuple[list[str], list[str]]:
@@ -329,7 +329,7 @@ class _Merge:
             f"{within}\n"
             "      count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,\n"
             "      array_agg(ord) FILTER (WHERE dirty) AS dirty,\n"
-            "      array_agg(coalesce(t_xmin::text, '')) FILTER (WHERE dirty) AS dirty_xmin\n"
+            "      array_agg(seen) FILTER (WHERE dirty) AS dirty_seen\n"
             "    FROM p"
         )
 
@@ -355,7 +355,7 @@ class _Merge:
         return self.parameters.statement("WITH " + ", ".join(texts) + f"\n{SUMMARY.format(counts=counts)}")
 
 
-SUMMARY = "SELECT {counts},\n  staged, planned_del, planned_upd, planned_ins, dirty, dirty_xmin\nFROM go"
+SUMMARY = "SELECT {counts},\n  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen\nFROM go"
 
 UPDATE = "'U'"
 INSERTS = "'I', 'R'"
@@ -382,8 +382,9 @@ def _list(items: list[str]) -> str:
 def merge_statement(spec: TableSpec, shape: Shape) -> Statement:
     """Parameters besides the arrays of the batch: per change set of the transaction ``origins``, ``from_hlcs``,
     ``to_hlcs`` (int8[]) and ``contexts`` (int8[][], second index the node id); ``members`` (int4[] literal: the change
-    set of each row, NULL for the first), ``accepted`` (text[] literal: xmin by position, '' for "no row", NULL for "not
-    accepted"), ``first``/``last`` (positions)."""
+    set of each row, NULL for the first), ``accepted`` (text[] literal by position: what was seen, each as
+    :data:`.clean.SEEN`, separated by spaces; '' for any absence, NULL for "not accepted"), ``first``/``last``
+    (positions)."""
     return _Merge(spec, shape).statement()
 
 

@@ -7,6 +7,13 @@ from sidecar.core.merge.liveness import alive_here, joined
 from sidecar.core.merge.staging import Parameters, Statement, staged_keys
 from sidecar.core.merge.state_tables import image, key_match, qualified_user_table, row_table
 
+SEEN = "coalesce({xmin}::text, concat('-', {live}, '.', {dead}))"
+"""What identifies a user row, or the absence of one: a row by its xmin; where there is none, by the last write and the
+last delete that its row state knows. By nothing but the absence, a key that was deleted, inserted and deleted again
+since would pass for the same, and the last delete, not captured yet, for none."""
+
+SEEN_HERE = SEEN.format(xmin="t.xmin", live="coalesce(s.live_hlc, 0)", dead="s.dead_hlc")
+
 
 def dirty(spec: TableSpec) -> str:
     """Whether a staged row ``g``, with row state ``s`` and user row ``t``, has a local commit that is not captured."""
@@ -14,7 +21,8 @@ def dirty(spec: TableSpec) -> str:
     # come before the capture of a local delete. An insert, and a delete (of a row that lived for one change set only),
     # mostly find neither.
     return (
-        "CASE WHEN g.accepted IS NOT NULL AND g.accepted = coalesce(t.xmin::text, '') THEN false"
+        f"CASE WHEN g.accepted IS NOT NULL AND ({SEEN_HERE} = ANY (string_to_array(g.accepted, ' '))"
+        " OR g.accepted = '' AND t.ctid IS NULL) THEN false"
         " WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U'"
         f" ELSE (t.ctid IS NOT NULL) <> {alive_here(spec, 's')}"
         " OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END"
@@ -54,15 +62,21 @@ def looked_up_columns(spec: TableSpec) -> list[str]:
     ]
 
 
+def seen(row: str) -> str:
+    """:data:`SEEN` of what :func:`looked_up_columns` gave ``row``; NULL for a clean one."""
+    names = {"xmin": f"{row}.t_xmin", "live": f"{row}.s_live_hlc", "dead": f"{row}.s_dead_hlc"}
+    return f"CASE WHEN {row}.dirty THEN {SEEN.format(**names)} END"
+
+
 def check_statement(spec: TableSpec) -> Statement:
-    """The dirty rows of a batch: ``ord``, ``xmin`` ('' when there is no user row); writes nothing."""
+    """The dirty rows of a batch: ``ord``, ``seen`` (:data:`SEEN`); writes nothing."""
     parameters = Parameters()
     keys = staged_keys(spec, parameters)
     accepted = parameters.text("accepted")
     return parameters.statement(
         f"WITH k AS (\n    {keys}\n), g AS (SELECT k.*, a.accepted FROM k LEFT JOIN"
         f" unnest({accepted}::text[]) WITH ORDINALITY AS a(accepted, ord) USING (ord))\n"
-        "SELECT g.ord, coalesce(t.xmin::text, '') AS xmin\n"
+        f"SELECT g.ord, {SEEN_HERE} AS seen\n"
         f"FROM g {looked_up(spec)}\nWHERE {dirty(spec)} ORDER BY g.ord"
     )
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.merge import counters, elements, genesis, liveness, registers, siblings
 from sidecar.core.merge.apply import FENCE
-from sidecar.core.merge.clean import dirty, looked_up, looked_up_columns
+from sidecar.core.merge.clean import SEEN_HERE, dirty, looked_up, looked_up_columns
 from sidecar.core.merge.quarantine import json_object
 from sidecar.core.merge.staging import Parameters, Statement
 from sidecar.core.merge.state_conflicts import StateConflicts
@@ -314,10 +314,10 @@ def merge_states_statement(spec: TableSpec) -> Statement:
 
 
 def accept_statement(spec: TableSpec) -> str:
-    """Notes the xmin of each staged row that is not clean: once capture has passed the log, it is (:mod:`.clean`)."""
+    """Notes what was seen of each staged row that is not clean: once capture has passed the log, it is."""
     return (
-        f"UPDATE {stage(spec)} AS a SET accepted = d.xmin FROM (SELECT g.ctid AS place,"
-        f" coalesce(t.xmin::text, '') AS xmin FROM {stage(spec)} AS g {looked_up(spec)}\n"
+        f"UPDATE {stage(spec)} AS a SET accepted = d.seen FROM (SELECT g.ctid AS place,"
+        f" {SEEN_HERE} AS seen FROM {stage(spec)} AS g {looked_up(spec)}\n"
         f"WHERE {dirty(spec)}) AS d WHERE a.ctid = d.place"
     )
 
