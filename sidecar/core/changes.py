@@ -103,8 +103,8 @@ class LocalChanges:
                 changes.values[at] = text_array(column_values[: changes.rows])
 
 
-def truncation(spec: TableSpec, hlc: int) -> LocalChanges:
-    """All rows of a table are deleted, at an hlc."""
+def truncation(spec: TableSpec, hlc: int, xid: int) -> LocalChanges:
+    """All rows of a table are deleted, at an hlc, by a transaction."""
     changes = TableChanges(
         schema=spec.schema,
         name=spec.name,
@@ -120,7 +120,7 @@ def truncation(spec: TableSpec, hlc: int) -> LocalChanges:
         late=[],
         seen=[],
     )
-    return LocalChanges(table_id=spec.table_id, changes=changes, xids=b"", images=b"", shipped=changes)
+    return LocalChanges(table_id=spec.table_id, changes=changes, xids=b"{%d}" % xid, images=b"", shipped=changes)
 
 
 class ChangeSetHeader(msgspec.Struct, array_like=True, kw_only=True, frozen=True):

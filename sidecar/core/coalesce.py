@@ -10,14 +10,15 @@ What a row's entry becomes when a further operation on the same key arrives:
     UPDATE   REPLACE      UPDATE                DELETE
     INSERT   REPLACE      INSERT                DELETE
     REPLACE  REPLACE      REPLACE               (split)
-    DELETE   REPLACE      REPLACE               DELETE
+    DELETE   REPLACE      (split)               (split)
     =======  ===========  ====================  =======
 
 A DELETE keeps what the entry had written before. A REPLACE is never deleted in the same batch, see
 :meth:`Coalescer.must_split`. Changes of sets and maps fold in every case of the table and need no split. An update that
 leaves the text image of every replicated column as it was is a TOUCH: it changes the entry's xid and nothing else. An
-update that changes the key is a delete of the old key and an insert of the new one. Inserts into a held live row and
-updates of a held deleted one come from deferrable primary keys only, see :meth:`Coalescer.delete`.
+update that changes the key is a delete of the old key and an insert of the new one. Inserts into a held live row come
+from deferrable primary keys only, see :meth:`Coalescer.delete`; so do updates (REPLACE) and deletes of a held deleted
+row by the transaction that deleted it.
 
 Tuples are kept as decoded and compared once, those of frequent updates not even decoded before they are needed;
 :mod:`sidecar.core.columnar` makes the columns of them.
@@ -48,12 +49,11 @@ ROW_OVERHEAD_BYTES = 600
 
 class HeldTable(msgspec.Struct, gc=False, eq=False):
     """The rows of one table under one layout, by key (one value, or a tuple of values); or what no row of it passes: a
-    TRUNCATE (``truncated``: its hlc), or a ``refused`` change."""
+    TRUNCATE (``whole``), or a ``refused`` change."""
 
     plan: RelationPlan
     rows: dict[Any, HeldRow]
-    truncated: int = 0
-    refused: LocalChanges | None = None
+    whole: LocalChanges | None = None
 
 
 class Coalescer:
@@ -65,10 +65,10 @@ class Coalescer:
 
     __slots__ = (
         "_current",
+        "_ended",
         "_hlc",
         "_open",
         "_reader",
-        "_replaced",
         "_tables",
         "_xid",
         "bytes",
@@ -85,7 +85,7 @@ class Coalescer:
         self._xid = 0
         self._hlc = 0
         self._open = False
-        self._replaced = False
+        self._ended = False
         self._reader = RowReader()
 
     def begin(self, xid: int, hlc: int) -> None:
@@ -127,7 +127,7 @@ class Coalescer:
         if before and plan.elements:
             before = elements_replaced(plan, before, old, new, hlc)
         rows[key] = HeldRow(REPLACE, hlc, self._xid, new, old, None, hlc, before, None, self._grown(row, size))
-        self._replaced = True
+        self._ended = True
 
     def known_update(self, plan: RelationPlan, raw: bytes, offset: int) -> bool:
         """Take the update from ``offset`` to the end of ``raw`` if it is of a known layout and continues what is held;
@@ -279,22 +279,23 @@ class Coalescer:
         elif (row.op is INSERT or row.op is REPLACE) and row.new != old:
             row.op = REPLACE
             row.old = old
-            self._replaced = True
+            self._ended = True
             return
         else:
             size = self._grown(row, size)
         values, hlcs = (None, None) if row is None else written_before(plan, row)
         inserted = row.inserted if row is not None and row.op is not REPLACE else None
+        self._ended = True
         rows[key] = HeldRow(DELETE, self._hlc, self._xid, NO_TUPLE, old, None, inserted, values, hlcs, size)
 
     def truncate(self, plan: RelationPlan) -> None:
         """All rows of a table are gone; which they were is not said. What comes later stands after it."""
-        self._stand_behind(HeldTable(plan, {}, self._hlc), ROW_OVERHEAD_BYTES)
+        self._stand_behind(HeldTable(plan, {}, truncation(plan.spec, self._hlc, self._xid)), ROW_OVERHEAD_BYTES)
 
     def refuse(self, plan: RelationPlan, changes: list[LocalChanges], size: int) -> None:
         """A change that is to be put aside, as :func:`.refused.refused` makes it."""
         for local in changes:
-            self._stand_behind(HeldTable(plan, {}, 0, local), size)
+            self._stand_behind(HeldTable(plan, {}, local), size)
 
     def _stand_behind(self, table: HeldTable, size: int) -> None:
         """What comes later of its table stands after it."""
@@ -308,15 +309,19 @@ class Coalescer:
         entry cannot say what happened to the key in this batch:
 
         - a delete of a row that was deleted and inserted: what each of the deletes had seen;
+        - an update or a delete of a row that an earlier transaction deleted: a merge has put one there in between, and
+          may have overtaken what came before it (:mod:`.merge.overtaken`);
         - a delete of a row that was inserted and has counters: the insert put behind what an earlier delete had seen;
         - a grow-only counter that decreases (undone) after it grew, or grows after a decrease or an insert below 0.
         """
-        if old is None or not (self._replaced or plan.splits):
+        if old is None or not (self._ended or plan.splits):
             return False
         key = plan.key_of(old)
         row = self._current.get(plan, _NO_ROWS).get(key)
-        if row is None or row.op is DELETE or row.op is TOUCH:
+        if row is None or row.op is TOUCH:
             return False
+        if row.op is DELETE:
+            return row.xid != self._xid
         if row.known is not None:
             row.cut(self._reader)
         if new is None or plan.key_of(new) != key:
@@ -348,14 +353,9 @@ class Coalescer:
         tables = self._tables
         self._tables = []
         self._current = {}
-        self._replaced = False
+        self._ended = False
         self.rows = self.bytes = self.transactions = 0
-        return [
-            truncation(table.plan.spec, table.truncated)
-            if table.truncated
-            else table.refused or local_changes(table.plan, table.rows.values())
-            for table in tables
-        ]
+        return [table.whole or local_changes(table.plan, table.rows.values()) for table in tables]
 
     def _grown(self, row: HeldRow, size: int) -> int:
         """Count what a further message adds to a held row: a hot row counts once, at its largest."""
@@ -369,7 +369,7 @@ class Coalescer:
         table_id = plan.spec.table_id
         for table in reversed(self._tables):
             if table.plan.spec.table_id == table_id:
-                if not table.truncated and table.refused is None and table.plan.same_layout(plan):
+                if table.whole is None and table.plan.same_layout(plan):
                     self._current[plan] = table.rows
                     return table.rows
                 break

@@ -271,7 +271,7 @@ class Applier:
         return MergeSet(received.header, tables, self._state.tables, relayed=relayed)
 
     def _observe(self, header: ChangeSetHeader) -> None:
-        self._state.hlc.observe(header.to_hlc)
+        self._state.observe(header.to_hlc)
 
     def _merged(self, sets: list[ReceivedSet], result: MergeResult) -> None:
         state = self._state
@@ -324,7 +324,7 @@ class Applier:
         async with self._state.writer_lock:
             await self._merger.close_intervals(moved)
             for origin, _, hlc in moved:
-                self._state.hlc.observe(hlc)
+                self._state.observe(hlc)
                 self._state.advance(origin, hlc)
                 self._inbox.closed.pop(origin, None)
         self._acknowledge()

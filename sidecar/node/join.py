@@ -37,6 +37,7 @@ from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.membership import MembershipStore
 from sidecar.postgres.merge import Merger
+from sidecar.postgres.overtaken import Overtaking
 from sidecar.postgres.problem import errors
 from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.session import Session
@@ -78,6 +79,7 @@ class _Here:
     progress: CaptureProgress
     session: Session
     capture: Capture
+    overtaking: Overtaking
 
 
 async def join(settings: Settings, *, source_name: str, source_dsn: str, report: Report, wait: bool = True) -> Joined:
@@ -162,9 +164,9 @@ async def _here(settings: Settings) -> AsyncIterator[_Here]:
         captured = await Session.open(dsn, purpose="capture", origin=True)
         stack.push_async_callback(captured.close)
         state = NodeState(settings)
-        writer = JournalWriter(
-            captured, state.node_id, limits.journal_partition_rows, limits.journal_partition_bytes_max
-        )
+        overtaking = Overtaking()
+        partitions = (limits.journal_partition_rows, limits.journal_partition_bytes_max)
+        writer = JournalWriter(captured, overtaking, state.node_id, *partitions)
         start = await writer.start(joining=True)
         if start.node_id != state.node_id:
             raise ConfigurationError(
@@ -201,7 +203,7 @@ async def _here(settings: Settings) -> AsyncIterator[_Here]:
             publish=lambda seq, part: None,
             refresh_tables=refresh,
         )
-        yield _Here(state, progress, upkeep, capture)
+        yield _Here(state, progress, upkeep, capture, overtaking)
 
 
 class _Joining:
@@ -270,6 +272,7 @@ class _Joining:
                 session,
                 self._here.progress,
                 state.writer_lock,
+                self._here.overtaking,
                 wait_locked_ms=limits.capture_wait_locked_ms,
                 function_ms_max=limits.merge_function_ms_max,
             )
@@ -321,6 +324,7 @@ class _Joining:
             state.writer_lock,
             lock_timeout_ms=limits.lock_timeout_ms,
             folds=FoldLimit(session, limits.merge_function_ms_max),
+            overtaking=self._here.overtaking,
         )
         return PieceCopier(self._source, snapshot, reader, merger, self._own)
 

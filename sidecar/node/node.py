@@ -39,6 +39,7 @@ from sidecar.postgres.journal import JournalStart, JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.membership import MembershipStore
 from sidecar.postgres.merge import Merger
+from sidecar.postgres.overtaken import Overtaking
 from sidecar.postgres.problem import errors
 from sidecar.postgres.relay import RelayStore, RelayWriter
 from sidecar.postgres.replication import ReplicationStream
@@ -153,9 +154,9 @@ class Node:
         async with contextlib.AsyncExitStack() as stack:
             sessions = await self._open_sessions(stack)
             state, limits = self.state, self.state.settings.limits
-            writer = JournalWriter(
-                sessions.capture, state.node_id, limits.journal_partition_rows, limits.journal_partition_bytes_max
-            )
+            overtaking = Overtaking()
+            partitions = (limits.journal_partition_rows, limits.journal_partition_bytes_max)
+            writer = JournalWriter(sessions.capture, overtaking, state.node_id, *partitions)
             start = await writer.start()
             reader = self._reader = JournalReader(sessions.upkeep)
             members = MembershipStore(reader)
@@ -180,7 +181,7 @@ class Node:
                 publish=self._links.publish,
                 refresh_tables=refresh,
             )
-            applier = self._applier(sessions.merge, writer, refresh)
+            applier = self._applier(sessions.merge, writer, overtaking, refresh)
             waits = Waits(state, self.progress, WaitBoard(sessions.waits, reader), reader, self._links)
             identities = self._links.identities
             identities.own = await begin_start(state.settings.node.dsn, self._boot_id, known=identities.own)
@@ -213,13 +214,18 @@ class Node:
         await self._links.identities.restore(MetStore(reader))
 
     def _applier(
-        self, session: Session, writer: JournalWriter, refresh_tables: Callable[[], Awaitable[None]]
+        self,
+        session: Session,
+        writer: JournalWriter,
+        overtaking: Overtaking,
+        refresh_tables: Callable[[], Awaitable[None]],
     ) -> Applier:
         state, limits, relays = self.state, self.state.settings.limits, self._links.policy.any
         merger = Merger(
             session,
             self.progress,
             state.writer_lock,
+            overtaking,
             wait_locked_ms=limits.capture_wait_locked_ms,
             function_ms_max=limits.merge_function_ms_max,
             beat=self._pulse.merge_beats,

@@ -13,6 +13,7 @@ from sidecar.errors import Action, DirtyRowsError, action_for
 from sidecar.node.state import NodeState
 from sidecar.postgres.merge import Merger
 from sidecar.postgres.merge_batch import MergeSet
+from sidecar.postgres.rewrites import Rewrite, RewriteQueue
 from sidecar.postgres.row_errors import is_row_error
 
 REWRITES_PER_TRANSACTION = 500
@@ -22,9 +23,6 @@ CAPTURE_WAIT_S = 5.0
 
 RETRY_PAUSE_S = 0.01
 """Pause after a failed batch: local transactions that hold the rows mostly end within it."""
-
-Rewrite = tuple[int, int, list[str]]
-"""A queued rewrite: id, table id, key as text."""
 
 
 def touch(spec: TableSpec, keys: list[list[str]]) -> TableChanges:
@@ -52,7 +50,7 @@ def touch(spec: TableSpec, keys: list[list[str]]) -> TableChanges:
 async def rewrite_rows(state: NodeState, merger: Merger) -> None:
     """Take one batch from the queue and merge it. A row that cannot show its merged value (a CHECK, a trigger) is put
     into quarantine with its reason; what fails otherwise is tried with the next turn."""
-    queued = await merger.read_rewrites(REWRITES_PER_TRANSACTION)
+    queued = await RewriteQueue(merger.session).read(REWRITES_PER_TRANSACTION)
     if not queued:
         return
     try:
@@ -70,15 +68,21 @@ async def rewrite_rows(state: NodeState, merger: Merger) -> None:
 
 async def _rewrite(state: NodeState, merger: Merger, queued: list[Rewrite]) -> None:
     by_table: dict[int, dict[tuple[str, ...], None]] = {}
-    for _, table_id, key in queued:
-        by_table.setdefault(table_id, {})[tuple(key)] = None
+    shown = [entry for entry in queued if entry.deleted_xmin is None]
+    for entry in shown:
+        by_table.setdefault(entry.table_id, {})[tuple(entry.key)] = None
     touched = [
         touch(spec, [list(key) for key in keys])
         for table_id, keys in by_table.items()
         if (spec := state.tables_by_id.get(table_id)) is not None
     ]
-    header = ChangeSetHeader(origin=state.node_id, from_hlc=0, to_hlc=0, context={})
-    await merger.rewrite(MergeSet(header, lambda: iter(touched), state.tables), [entry[0] for entry in queued])
+    if shown:
+        header = ChangeSetHeader(origin=state.node_id, from_hlc=0, to_hlc=0, context={})
+        await merger.rewrite(MergeSet(header, lambda: iter(touched), state.tables), [entry.id for entry in shown])
+    for entry in queued:
+        spec = state.tables_by_id.get(entry.table_id)
+        if entry.deleted_xmin is not None and spec is not None:
+            await RewriteQueue(merger.session).delete_again(spec, entry)
 
 
 async def _rewrite_alone(state: NodeState, merger: Merger, entry: Rewrite) -> None:
@@ -86,7 +90,7 @@ async def _rewrite_alone(state: NodeState, merger: Merger, entry: Rewrite) -> No
         await _rewrite(state, merger, [entry])
     except Exception as error:
         if is_row_error(error):
-            await merger.give_up_rewrite(entry[0], state.node_id, error)
+            await RewriteQueue(merger.session).give_up(entry, state.node_id, error)
             state.counters.quarantined_rows += 1
         elif not _again(state, error):
             raise

@@ -68,6 +68,8 @@ class NodeState:
         self.waiting: dict[int, str] = {}
         self.started_at = time.time()
         self.server_lsn = 0
+        # Where the log ended when that was looked at last.
+        self.log_end = 0
         self.pending_since_ms: int | None = None
         self.journal_bytes: int | None = None
         self.problems: dict[str, str] = {}
@@ -99,6 +101,10 @@ class NodeState:
     def ends(self) -> VersionVector:
         """What a token of this moment names: per origin the end of the last change set that is durable here."""
         return {**self.context, self.node_id: self.journal_end}
+
+    def observe(self, hlc: int) -> None:
+        """A remote value is about to be merged: what is committed from now on is above it."""
+        self.hlc.observe(hlc, self.log_end)
 
     def advance(self, node: int, hlc: int) -> None:
         """The clock after a durable commit."""
@@ -136,7 +142,6 @@ class CaptureProgress:
 
     def __init__(self, nudge: Callable[[], Awaitable[None]]) -> None:
         self.lsn = 0
-        self.log_end = 0
         self._wanted_lsn = 0
         self._wanted_at_s = 0.0
         self._nudge = nudge
@@ -158,7 +163,6 @@ class CaptureProgress:
 
     def saw_log_end(self, lsn: int, now_s: float) -> None:
         """The log ended at ``lsn``. The oldest such position that capture has not reached is remembered."""
-        self.log_end = max(self.log_end, lsn)
         if self.lsn >= self._wanted_lsn:
             self._wanted_lsn, self._wanted_at_s = lsn, now_s
 

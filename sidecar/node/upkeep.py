@@ -46,13 +46,14 @@ async def heartbeat_loop(
             continue
         taken_ms = state.now_ms()
         lsn = await reader.log_end()
+        state.log_end = max(state.log_end, lsn)
         progress.saw_log_end(lsn, asyncio.get_running_loop().time())
         if await progress.captured(lsn, CLOSE_WAIT_S):
             async with state.writer_lock:
                 # What has its hlc and is not durable yet is below this one: the clock may not pass it, and will soon
                 # move by it.
                 if state.pending_since_ms is None:
-                    hlc = state.hlc.issue(taken_ms)
+                    hlc = state.hlc.issue(taken_ms, lsn)
                     await writer.close_interval(lsn, hlc)
                     state.advance(state.node_id, hlc)
         links.beat()
@@ -111,6 +112,7 @@ async def _trim(state: NodeState, reader: JournalReader, links: NodeLinks) -> No
             f"journal_bytes_max was reached: {name} has lost changes; make it anew, see docs/operations.md",
         )
     await reader.trim_conflicts(limits.conflict_age_days, limits.conflict_rows_max)
+    await reader.trim_overtaking()
 
 
 async def supervise(*loops: Awaitable[None]) -> None:

@@ -129,7 +129,7 @@ class PieceCopier:
         rows = f"{rows_source(source)} WHERE {_range('t', piece)} AND {clean}"
         if piece.of == "gone":
             rows = f"{gone_source(source)} WHERE t.ctid IS NULL AND {_range('s', piece)} AND {clean}"
-        async with self._merger.session.own_transaction():
+        async with contextlib.AsyncExitStack() as until_commit, self._merger.session.own_transaction():
             count = 0
             if piece.of == "rows":
                 names = [c.name for c in (*target.key, *target.columns)]
@@ -137,8 +137,10 @@ class PieceCopier:
                 count = await self._fill(f"SELECT {columns} {rows}", target.schema, target.name, names)
             xid = await self._merger.session.connection.fetchval("SELECT pg_current_xact_id()::xid::text")
             query = row_states_query(source, target, xid, f"{rows} AND s.ctid IS NOT NULL")
-            async with self._merger.writer:
-                states = await self._fill(query, "crdt_state", row_table(target), row_state_columns(target))
+            await until_commit.enter_async_context(self._merger.writer)
+            states = await self._fill(query, "crdt_state", row_table(target), row_state_columns(target))
+            if count:
+                await self._merger.overtaking.note(self._merger.session.connection, [target.table_id], [])
         return count or states
 
     async def _copy_counters(self, piece: Piece) -> None:

@@ -30,6 +30,7 @@ from sidecar.core.merge.state_tables import qualified_user_table
 from sidecar.core.pgoutput import show_lsn
 from sidecar.core.wire.bodies import pack_tables
 from sidecar.errors import FatalError
+from sidecar.postgres.overtaken import Overtaking
 from sidecar.postgres.put_aside import Beat, Isolation, PutAside
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
@@ -89,8 +90,11 @@ class JournalWriter:
     its numbers is passed over then, because partitions are dropped as a whole, and the newest one never is.
     """
 
-    def __init__(self, session: Session, node_id: int, partition_rows: int, partition_bytes: int) -> None:
+    def __init__(
+        self, session: Session, overtaking: Overtaking, node_id: int, partition_rows: int, partition_bytes: int
+    ) -> None:
         self._session = session
+        self._overtaking = overtaking
         self._node_id = node_id
         self._partition_rows = partition_rows
         self._partition_bytes = partition_bytes
@@ -101,6 +105,7 @@ class JournalWriter:
         self._statements = Statements()
         self._sql = load("journal")
         self._last_part: tuple[Any, ...] = ()
+        self._captured_lsn = 0
         self.parts = 0
         self.put_aside: list[PutAside] = []
         self.seq = 0
@@ -123,6 +128,7 @@ class JournalWriter:
         context = {r["node"]: r["change_hlc"] for r in rows if r["change_hlc"]}
         end_hlc = context.pop(row["id"], 0)
         self.seq = row["seq"]
+        await self._overtaking.restore(connection)
         partitions = await connection.fetch(self._sql["partitions"])
         self._filled_bytes = partitions[-1]["bytes"] if partitions else 0
         at = (row["slot"], row["lsn"], row["to_hlc"], row["seq"])
@@ -145,6 +151,7 @@ class JournalWriter:
             except BaseException:
                 self.seq = before
                 raise
+        self._overtaking.passed(self._captured_lsn)
 
     def _next_seq(self) -> int:
         seq = self.seq + 1
@@ -191,7 +198,10 @@ class JournalWriter:
                 if local.shipped is not None:
                     run.shipped.append(local.shipped)
             else:
-                await self._take(run, spec, local)
+                left, queued = await self._overtaking.without(self._session, spec, local, self._node_id)
+                run.rewrites += queued
+                for changes_left in left:
+                    await self._take(run, spec, changes_left)
         if not run.shipped and header.last and not self.parts:
             return None, run.rewrites
         return await self._append(header, run.shipped), run.rewrites
@@ -227,9 +237,8 @@ class JournalWriter:
 
     async def _truncate(self, run: _Run, spec: TableSpec, local: LocalChanges) -> None:
         """The rows that a TRUNCATE saw, in parts of their own after what is to be shipped before them."""
-        look = await self._may_look(spec)
         before = msgspec.structs.replace(run.header, last=False)
-        async for deletes in seen_deletes(self._session.connection, spec, local, self._node_id, look=look):
+        async for deletes in seen_deletes(self._session.connection, spec, local, self._node_id):
             await self._take(run, spec, deletes)
             await self._append(before, run.shipped)
             run.shipped.clear()
@@ -251,6 +260,7 @@ class JournalWriter:
     async def finish(self, lsn: int, to_hlc: int, issued_hlc: int) -> None:
         """Append the last part and record that everything up to ``lsn`` is captured; the last thing in the change set's
         transaction."""
+        self._captured_lsn = lsn
         position = (show_lsn(lsn), to_hlc, self._node_id, issued_hlc)
         if self._last_part:
             await self._session.connection.execute(self._sql["finish_with_part"], *position, *self._last_part)
@@ -261,6 +271,7 @@ class JournalWriter:
         """Record that nothing was committed here up to ``lsn`` and ``to_hlc`` beyond what is in the journal."""
         async with self._session.own_transaction():
             await self._session.connection.execute(self._sql["finish"], show_lsn(lsn), to_hlc, self._node_id, to_hlc)
+        self._overtaking.passed(lsn)
 
     async def quarantine(self, table: str, reason: str, hlc: int) -> None:
         """Write down what of a table's changes is not replicated."""

@@ -122,6 +122,12 @@ class JournalReader:
             await self._session.connection.execute(self._sql["trim_conflicts"], age_days, rows_max)
 
     @_uninterrupted
+    async def trim_overtaking(self) -> None:
+        """Drop what was noted for local changes that are captured by now (:mod:`.overtaken`)."""
+        async with self._lock, self._session.own_transaction():
+            await self._session.connection.execute(load("overtaken")["trim_overtaking"])
+
+    @_uninterrupted
     async def position_of(self, acknowledged: int) -> tuple[int, int]:
         """For a peer that has everything up to hlc ``acknowledged``: the seq it has last, and the hlc up to which the
         journal was dropped. A peer below that hlc has lost changes."""

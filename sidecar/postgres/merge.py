@@ -30,6 +30,7 @@ from sidecar.core.pgoutput import parse_lsn, record_end
 from sidecar.errors import ApplyError, DirtyRowsError, ProtocolError, TransientError
 from sidecar.postgres.fold_limit import FoldLimit
 from sidecar.postgres.merge_batch import Batch, MergeSet, MergeUnit, UnitNotes
+from sidecar.postgres.overtaken import Overtaking
 from sidecar.postgres.relay import RelayWriter
 from sidecar.postgres.row_errors import is_row_error, reason_of
 from sidecar.postgres.session import Privileges, Session
@@ -87,6 +88,7 @@ class Merger:
         session: Session,
         gate: CaptureGate,
         writer: asyncio.Lock,
+        overtaking: Overtaking,
         *,
         wait_locked_ms: int,
         function_ms_max: int,
@@ -96,6 +98,7 @@ class Merger:
         self._session = session
         self._gate = gate
         self._writer = writer
+        self._overtaking = overtaking
         self._shapes = Shapes()
         self._statements: dict[tuple[TableSpec, Shape], Statement] = {}
         self._locks: dict[TableSpec, tuple[Statement, Statement]] = {}
@@ -116,7 +119,7 @@ class Merger:
         async with self._writer, self._numbered(batch, result), self._session.own_transaction():
             started = time.perf_counter()
             await self._merge_batch(batch, result)
-            await self._append(batch, result)
+            await self._finish(batch, result)
             _tell(observe, sets)
         result.locked_s = time.perf_counter() - started
         return result
@@ -139,7 +142,7 @@ class Merger:
                 await self._isolate_batch(batch, result)
             else:
                 await self._merge_batch(batch, result)
-            await self._append(batch, result)
+            await self._finish(batch, result)
             _tell(observe, sets)
         result.locked_s = time.perf_counter() - started
         return result
@@ -151,6 +154,7 @@ class Merger:
             for unit in batch.units():
                 await self.merge_unit(batch, unit, result)
             await self._session.connection.execute(self._sql["forget_rewrites"], ids)
+            await self._finish(batch, result)
 
     @asynccontextmanager
     async def _numbered(self, batch: Batch, result: MergeResult) -> AsyncIterator[None]:
@@ -163,7 +167,9 @@ class Merger:
             result.numbers = numbers
             yield
 
-    async def _append(self, batch: Batch, result: MergeResult) -> None:
+    async def _finish(self, batch: Batch, result: MergeResult) -> None:
+        """The last statements of a merge's transaction."""
+        await self._overtaking.note(self._session.connection, batch.entered, batch.xids)
         if self._relay is not None and result.numbers:
             await self._relay.append(self._session, result.numbers, batch.relayed())
 
@@ -197,19 +203,6 @@ class Merger:
         if dirty and not await self._gate.captured(await self.log_end(), wait_s):
             rows = ", ".join(f"{count} rows of {table}" for table, count in dirty.items())
             raise DirtyRowsError(f"local commits are not captured yet ({rows})")
-
-    async def give_up_rewrite(self, rewrite_id: int, node_id: int, error: Exception) -> None:
-        """Move a queued rewrite that cannot apply into the quarantine."""
-        reason = reason_of(error)
-        async with self._session.own_transaction():
-            await self._session.connection.execute(
-                self._sql["give_up_rewrite"], rewrite_id, node_id, getattr(error, "sqlstate", ""), reason
-            )
-
-    async def read_rewrites(self, limit: int) -> list[tuple[int, int, list[str]]]:
-        """The oldest queued rewrites: id, table id, key as text."""
-        rows = await self._session.connection.fetch(self._sql["read_rewrites"], limit)
-        return [(row["id"], row["table_id"], row["row_key"]) for row in rows]
 
     async def close_intervals(self, intervals: list[tuple[int, int, int]]) -> None:
         """Raise the clock over intervals ``(origin, from_hlc, to_hlc)`` in which nothing was committed."""
@@ -265,7 +258,8 @@ class Merger:
         try:
             await self.merge_unit(batch, unit, result, first=first, last=last)
             if not is_truncation(unit.changes):
-                await self._run(restamp_statement(unit.spec), unit, {"first": first, "last": last})
+                stamped = await self._run(restamp_statement(unit.spec), unit, {"first": first, "last": last})
+                batch.xids.update(row["xmin"] for row in stamped)
             await connection.execute("RELEASE SAVEPOINT isolate")
         except (asyncpg.PostgresError, UniqueClashError) as error:
             if not is_row_error(error):
@@ -337,6 +331,8 @@ class Merger:
                     f"{missed} rows of {unit.spec.qualified} were written while they were merged",
                     mend="if this lasts: does a trigger or a rule of the table keep the sidecar from writing?",
                 )
+        if row.get("ins") or self._overtaking.expects(unit.spec):
+            batch.entered.add(unit.spec.table_id)
         if any(changes.seen):
             await self._run(seen_statement(unit.spec, full_shape(unit.spec)), unit, others)
         result.rows += row["staged"]

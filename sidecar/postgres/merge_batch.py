@@ -53,11 +53,14 @@ class MergeSet:
 
 class Batch:
     """The change sets of one transaction. ``own`` are arguments that every merge statement of it takes. ``locked``: all
-    that it touches is locked, and captured."""
+    that it touches is locked, and captured. ``entered``: the tables into which rows were put, and ``xids`` the
+    subtransactions that did it."""
 
     def __init__(self, sets: Sequence[MergeSet]) -> None:
         self.sets = sets
         self.locked = False
+        self.entered: set[int] = set()
+        self.xids: set[str] = set()
         self._notes = sets[0].notes if len(sets) == 1 else {}
         headers = [merge_set.header for merge_set in sets]
         width = max([1, *(node for header in headers for node in header.context)])

@@ -49,9 +49,10 @@ class Privileges:
 class Session:
     """One asyncpg connection with the sidecar's settings and a bounded cache of prepared statements."""
 
-    def __init__(self, connection: asyncpg.Connection, privileges: Privileges) -> None:
+    def __init__(self, connection: asyncpg.Connection, privileges: Privileges, origin: str = "") -> None:
         self.connection = connection
         self.privileges = privileges
+        self._origin = origin
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
 
     @classmethod
@@ -67,12 +68,12 @@ class Session:
         connection = await _connect(dsn, options)
         try:
             replica = await _allowed(connection, "SET session_replication_role = replica")
-            under_origin = origin and await _origin(connection, purpose)
+            under = await _origin(connection, purpose) if origin else ""
             await _allowed(connection, f"SET max_stack_depth = '{STACK_DEPTH}'")
         except BaseException:
             await connection.close()
             raise
-        return cls(connection, Privileges(replica, under_origin))
+        return cls(connection, Privileges(replica, bool(under)), under)
 
     async def prepared(self, statement: Statement) -> asyncpg.prepared_stmt.PreparedStatement:
         """The prepared form of a statement of this session."""
@@ -122,6 +123,18 @@ class Session:
         except BaseException:
             await self.rollback()
             raise
+
+    @asynccontextmanager
+    async def local_transaction(self) -> AsyncIterator[None]:
+        """A transaction that capture takes for one of the application."""
+        if self._origin:
+            await self.connection.execute("SELECT pg_replication_origin_session_reset()")
+        try:
+            async with self.connection.transaction():
+                yield
+        finally:
+            if self._origin and not self.connection.is_closed():
+                await self.connection.execute("SELECT pg_replication_origin_session_setup($1)", self._origin)
 
     async def own_node(self, *, again: bool = False) -> None:
         """Take the right to be the one sidecar of this database, for as long as this session lives. Raises
@@ -197,8 +210,9 @@ async def _allowed(connection: asyncpg.Connection, sql: str) -> bool:
     return True
 
 
-async def _origin(connection: asyncpg.Connection, purpose: str) -> bool:
-    """Make the session speak under its replication origin; an origin can serve one session at a time."""
+async def _origin(connection: asyncpg.Connection, purpose: str) -> str:
+    """Make the session speak under its replication origin, whose name is returned; empty where it may not. An origin
+    can serve one session at a time."""
     database = await connection.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = current_database()")
     name = f"crdt_{database}_{purpose}"
     try:
@@ -207,7 +221,7 @@ async def _origin(connection: asyncpg.Connection, purpose: str) -> bool:
             await connection.execute("SELECT pg_replication_origin_create($1)", name)
         await connection.execute("SELECT pg_replication_origin_session_setup($1)", name)
     except asyncpg.InsufficientPrivilegeError:
-        return False
+        return ""
     except asyncpg.ObjectInUseError as error:
         raise TransientError(f"replication origin {name} is in use: {error}", mend="stop the other sidecar") from None
-    return True
+    return name

@@ -24,6 +24,7 @@ from sidecar.core.versions import VersionVector
 from sidecar.errors import ApplyError, DirtyRowsError
 from sidecar.postgres.fold_limit import FoldLimit, SlowFunctionError
 from sidecar.postgres.merge import CaptureGate
+from sidecar.postgres.overtaken import Overtaking
 from sidecar.postgres.row_errors import is_row_error
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
@@ -75,6 +76,7 @@ class StateMerger:
     writer: asyncio.Lock
     lock_timeout_ms: int
     folds: FoldLimit
+    overtaking: Overtaking
     _statements: dict[TableSpec, Statement] = field(default_factory=dict)
     aside: dict[TableSpec, int] = field(default_factory=dict)
     """How many rows of each table are set aside."""
@@ -191,20 +193,19 @@ class StateMerger:
             return await self._run(spec, own, other)
 
     async def _merge_locked(self, spec: TableSpec, own: VersionVector, other: Mapping[int, int]) -> StateMerge:
-        async with self.session.own_transaction():
+        async with contextlib.AsyncExitStack() as until_commit, self.session.own_transaction():
             connection = self.session.connection
             await self._give_way()
             await connection.execute(lock_staged_statement(spec))
             await connection.execute(accept_statement(spec))
             if not await self.gate.captured(await self._log_end(), LOCKED_WAIT_S):
                 raise DirtyRowsError(f"local commits on {spec.qualified} are not captured yet")
-            async with contextlib.AsyncExitStack() as stack:
-                try:
-                    async with asyncio.timeout(LOCKED_WAIT_S):
-                        await stack.enter_async_context(self.writer)
-                except TimeoutError:
-                    raise DirtyRowsError("capture is writing; the rows are let go meanwhile") from None
-                return await self._run(spec, own, other)
+            try:
+                async with asyncio.timeout(LOCKED_WAIT_S):
+                    await until_commit.enter_async_context(self.writer)
+            except TimeoutError:
+                raise DirtyRowsError("capture is writing; the rows are let go meanwhile") from None
+            return await self._run(spec, own, other)
 
     async def _give_way(self) -> None:
         await self.session.connection.execute(f"SET LOCAL lock_timeout = {self.lock_timeout_ms}")
@@ -221,6 +222,8 @@ class StateMerger:
         for step in ("del", "upd", "ins"):
             if row.get(step, 0) != row[f"planned_{step}"]:
                 raise DirtyRowsError(f"rows of {spec.qualified} were written while they were merged")
+        if row["ins"]:
+            await self.overtaking.note(self.session.connection, [spec.table_id], [])
         return StateMerge(row["staged"], row["ins"], row.get("upd", 0), row["del"], row["conflicts"])
 
     async def _log_end(self) -> int:

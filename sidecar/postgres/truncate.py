@@ -34,11 +34,11 @@ async def _cursor(
 
 
 async def seen_deletes(
-    connection: asyncpg.Connection, spec: TableSpec, local: LocalChanges, node_id: int, *, look: bool
+    connection: asyncpg.Connection, spec: TableSpec, local: LocalChanges, node_id: int
 ) -> AsyncIterator[LocalChanges]:
     """At the origin, within the transaction that captures it: the rows that a TRUNCATE saw, as deletes to capture."""
     hlc = hlc_of(local.changes)
-    async with _cursor(connection, spec, truncate.seen_rows(spec, look=look)) as chunks:
+    async with _cursor(connection, spec, truncate.seen_rows(spec, int(local.xids[1:-1]))) as chunks:
         async for rows in chunks:
             yield truncate.seen_deletes(spec, rows, hlc)
     await connection.execute(truncate.note_statement(spec), node_id, hlc)

@@ -21,6 +21,7 @@ from sidecar.errors import DirtyRowsError
 from sidecar.node.rewrite import touch
 from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError
 from sidecar.postgres.merge_batch import MergeSet
+from sidecar.postgres.overtaken import Overtaking
 from sidecar.postgres.session import Session
 from tests.database.node_harness import migrated_template
 
@@ -192,6 +193,5 @@ async def hand_node(
             await app.execute(statement)
         session = await Session.open(dsn, purpose="merge", origin=False)
         stack.push_async_callback(session.close)
-        yield HandNode(
-            spec, app, Merger(session, _Captured(), asyncio.Lock(), wait_locked_ms=50, function_ms_max=function_ms_max)
-        )
+        limits = {"wait_locked_ms": 50, "function_ms_max": function_ms_max}
+        yield HandNode(spec, app, Merger(session, _Captured(), asyncio.Lock(), Overtaking(), **limits))

@@ -36,6 +36,7 @@ from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError
 from sidecar.postgres.merge_batch import MergeSet
 from sidecar.postgres.migrations import migrate
+from sidecar.postgres.overtaken import Overtaking
 from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.row_errors import is_row_error
 from sidecar.postgres.session import Session
@@ -121,6 +122,7 @@ class HarnessNode:
     merge_session: Session
     merger: Merger
     writer: JournalWriter
+    overtaking: Overtaking
     reader: JournalReader
     progress: CaptureProgress
     catalogue: CatalogueSession
@@ -201,7 +203,7 @@ class HarnessNode:
         return MergeSet(change_set.header, change_set.tables, self.state.tables)
 
     def observe(self, header: ChangeSetHeader) -> None:
-        self.state.hlc.observe(header.to_hlc)
+        self.state.observe(header.to_hlc)
 
     async def try_merge(self, change_set: ChangeSet) -> MergeResult:
         """The first try only."""
@@ -321,9 +323,9 @@ async def _assemble(stack: contextlib.AsyncExitStack, settings: Settings, app: a
     )
     stack.push_async_callback(merge_session.close)
     state = NodeState(settings)
-    writer = JournalWriter(
-        capture_session, state.node_id, limits.journal_partition_rows, limits.journal_partition_bytes_max
-    )
+    overtaking = Overtaking()
+    partitions = (limits.journal_partition_rows, limits.journal_partition_bytes_max)
+    writer = JournalWriter(capture_session, overtaking, state.node_id, *partitions)
     start = await writer.start()
     state.clock.update(start.clock)
     state.hlc.observe(max([start.hlc, start.to_hlc, *start.clock.values()]))
@@ -338,12 +340,15 @@ async def _assemble(stack: contextlib.AsyncExitStack, settings: Settings, app: a
         merge_session,
         progress,
         state.writer_lock,
+        overtaking,
         wait_locked_ms=limits.capture_wait_locked_ms,
         function_ms_max=limits.merge_function_ms_max,
     )
     catalogue = await CatalogueSession.open(settings)
     stack.push_async_callback(catalogue.close)
-    node = HarnessNode(settings, state, app, merge_session, merger, writer, reader, progress, catalogue, held)
+    node = HarnessNode(
+        settings, state, app, merge_session, merger, writer, overtaking, reader, progress, catalogue, held
+    )
     capture = Capture(
         state,
         held,  # type: ignore[arg-type]

@@ -17,7 +17,14 @@ async def merge_states(here: HarnessNode, other: HarnessNode, tables: Iterable[s
     await here.captured()
     await other.captured()
     folds = FoldLimit(here.merge_session, here.settings.limits.merge_function_ms_max)
-    merger = StateMerger(here.merge_session, here.progress, here.state.writer_lock, lock_timeout_ms=20, folds=folds)
+    merger = StateMerger(
+        here.merge_session,
+        here.progress,
+        here.state.writer_lock,
+        lock_timeout_ms=20,
+        folds=folds,
+        overtaking=here.overtaking,
+    )
     total = StateMerge()
     reader = await asyncpg.connect(other.dsn, server_settings={"timezone": "UTC", "search_path": "pg_catalog"})
     try:

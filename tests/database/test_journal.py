@@ -143,7 +143,7 @@ async def test_a_partition_of_huge_rows_ends_by_its_bytes(database: str) -> None
         await node.reader.trim(0, 280 * 1024)
         assert [s.seq for s in await node.sets()] == [192, 256, 257], "by the bound, down to what it allows"
         # A restart knows how full the newest partition is.
-        again = type(node.writer)(node.merge_session, 1, 64, 1)
+        again = type(node.writer)(node.merge_session, node.overtaking, 1, 64, 1)
         assert (await again.start()).seq == 257
         assert again._next_seq() == 320
 

@@ -126,7 +126,7 @@ def test_a_wrong_array_of_one_node_does_not_move_the_rows_of_another(field: str,
 def test_nothing_of_a_table_passes_its_truncate() -> None:
     spec = TableSpec(1, "public", "posts", (ColumnSpec("id", 1, "bigint", "bigint"),), ())
     row, other = changes_of("posts", [("1", "x")], ["a"]), changes_of("posts", [("2", "y")], ["a"])
-    units = list(combine([[row], [truncation(spec, 5).changes], [other]]))
+    units = list(combine([[row], [truncation(spec, 5, 700).changes], [other]]))
     assert [(unit.changes.ops, unit.members) for unit in units] == [
         (row.ops, b"{1}"),
         (b"{Z}", b"{2}"),

@@ -15,15 +15,17 @@ since would pass for the same, and the last delete, not captured yet, for none."
 SEEN_HERE = SEEN.format(xmin="t.xmin", live="coalesce(s.live_hlc, 0)", dead="s.dead_hlc")
 
 
-def dirty(spec: TableSpec) -> str:
-    """Whether a staged row ``g``, with row state ``s`` and user row ``t``, has a local commit that is not captured."""
-    # Rows of before the table was attached have no row state: an update that finds neither that nor the user row has
-    # come before the capture of a local delete. An insert, and a delete (of a row that lived for one change set only),
-    # mostly find neither.
+def dirty(spec: TableSpec, *, states: bool = False) -> str:
+    """Whether a staged row ``g``, with row state ``s`` and user row ``t``, has a local commit that is not captured;
+    ``states``: the staged rows are no operations."""
+    # Rows of before the table was attached have no row state: what was done to one that is there no more has come
+    # before the capture of a local delete. An insert, and a delete of a row that lived for one change set only, mostly
+    # find neither state nor row.
+    was_there = "" if states else " OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL"
     return (
         f"CASE WHEN g.accepted IS NOT NULL AND ({SEEN_HERE} = ANY (string_to_array(g.accepted, ' '))"
         " OR g.accepted = '' AND t.ctid IS NULL) THEN false"
-        " WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op = 'U'"
+        f" WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL{was_there}"
         f" ELSE (t.ctid IS NOT NULL) <> {alive_here(spec, 's')}"
         " OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END"
     )
@@ -43,8 +45,9 @@ def looked_up(spec: TableSpec) -> str:
     )
 
 
-def looked_up_columns(spec: TableSpec) -> list[str]:
-    """What every merge needs of the rows that :func:`looked_up` found, whatever columns its table has."""
+def looked_up_columns(spec: TableSpec, *, states: bool = False) -> list[str]:
+    """What every merge needs of the rows that :func:`looked_up` found, whatever columns its table has; ``states`` as
+    for :func:`dirty`."""
     return [
         "s.ctid AS s_ctid",
         "t.ctid AS t_ctid",
@@ -57,7 +60,7 @@ def looked_up_columns(spec: TableSpec) -> list[str]:
         "s.dead_hlc AS s_dead_hlc",
         "s.dead_node AS s_dead_node",
         f"{image(spec, 's')} AS image",
-        f"{dirty(spec)} AS dirty",
+        f"{dirty(spec, states=states)} AS dirty",
         *joined(spec),
     ]
 
@@ -83,13 +86,15 @@ def check_statement(spec: TableSpec) -> Statement:
 
 def restamp_statement(spec: TableSpec) -> Statement:
     """After a merge below a savepoint: row states learn the sub-transaction's xid of the user rows that it wrote. Only
-    states stamped by this transaction are touched; their user rows are its own, so nobody else's xid can be taken."""
+    states stamped by this transaction are touched; their user rows are its own, so nobody else's xid can be taken.
+    Returns the xids."""
     parameters = Parameters()
     return parameters.statement(
         f"WITH g AS (\n    {staged_keys(spec, parameters)}\n)\n"
         f"UPDATE {row_table(spec)} AS s SET row_xmin = n.xmin\n"
         f"FROM (SELECT s.ctid, t.xmin FROM g {looked_up(spec)}) AS n\n"
-        "WHERE s.ctid = n.ctid AND s.row_xmin = pg_current_xact_id()::xid AND n.xmin <> s.row_xmin"
+        "WHERE s.ctid = n.ctid AND s.row_xmin = pg_current_xact_id()::xid AND n.xmin <> s.row_xmin\n"
+        "RETURNING n.xmin::text"
     )
 
 

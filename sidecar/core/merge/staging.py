@@ -139,13 +139,13 @@ def staged(spec: TableSpec, shape: Shape, parameters: Parameters, extra: tuple[t
 
 
 def staged_keys(spec: TableSpec, parameters: Parameters) -> str:
-    """Only ``ord``, ``op`` and the typed keys, for the lock and check statements."""
+    """Only ``ord``, ``op``, ``ins`` and the typed keys, for the lock and check statements."""
     keys = ", ".join(f"{parameters.text(f'key:{column.attnum}')}::text[]" for column in spec.key)
-    sources = f'{parameters.text("ops")}::"char"[], {keys}'
-    aliases = ", ".join(["op", *(f"k{column.attnum}" for column in spec.key)])
+    sources = f'{parameters.text("ops")}::"char"[], {parameters.text("inserted")}::int8[], {keys}'
+    aliases = ", ".join(["op", "ins", *(f"k{column.attnum}" for column in spec.key)])
     select = ", ".join(f"u.k{c.attnum}::{c.cast_name} AS k_{c.attnum}" for c in spec.key)
     return (
-        f"SELECT u.ord, u.op, {select}\n    FROM unnest({sources}) WITH ORDINALITY AS u({aliases}, ord)\n"
+        f"SELECT u.ord, u.op, u.ins, {select}\n    FROM unnest({sources}) WITH ORDINALITY AS u({aliases}, ord)\n"
         f"    WHERE u.ord BETWEEN {parameters.number('first')} AND {parameters.number('last')}"
     )
 

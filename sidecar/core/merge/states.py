@@ -49,7 +49,7 @@ class _States:
         select = [
             "g.*",
             "s.ctid IS NOT NULL OR t.ctid IS NOT NULL AS here",
-            *looked_up_columns(self.spec),
+            *looked_up_columns(self.spec, states=True),
         ]
         for column in self.spec.columns:
             n, name = column.attnum, quote(column.name)
@@ -318,7 +318,7 @@ def accept_statement(spec: TableSpec) -> str:
     return (
         f"UPDATE {stage(spec)} AS a SET accepted = d.seen FROM (SELECT g.ctid AS place,"
         f" {SEEN_HERE} AS seen FROM {stage(spec)} AS g {looked_up(spec)}\n"
-        f"WHERE {dirty(spec)}) AS d WHERE a.ctid = d.place"
+        f"WHERE {dirty(spec, states=True)}) AS d WHERE a.ctid = d.place"
     )
 
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidecar.core.arrays import number_array, text_array
-from sidecar.core.catalog import ColumnSpec, TableSpec, quote
+from sidecar.core.catalog import ColumnSpec, TableSpec, quote, quote_literal
 from sidecar.core.changes import DELETE, MASK_BITS, TRUNCATE, LocalChanges, TableChanges
 from sidecar.core.counters import finite
 from sidecar.core.elements import RULES
 from sidecar.core.merge.liveness import alive_here, rule_of
+from sidecar.core.merge.overtaken import overtook
 from sidecar.core.merge.state_tables import counter_table, key_match, qualified_user_table, row_table
 
 CHUNK_ROWS = 10_000
@@ -62,21 +63,13 @@ def _texts(items: list[str]) -> str:
     return f"ARRAY[{', '.join(items)}]::text[]"
 
 
-def seen_rows(spec: TableSpec, *, look: bool) -> str:
-    """At the origin: the rows that the TRUNCATE saw, as ``key`` and ``old`` (what the counters showed beyond genesis).
-
-    What was merged between the TRUNCATE and its capture stands in the user's table with the xmin that its state says,
-    and was not seen. ``look``: whether the user's table may be looked at.
-    """
+def seen_rows(spec: TableSpec, xid: int) -> str:
+    """At the origin: the rows that the TRUNCATE with this xid saw, as ``key`` and ``old`` (what the counters showed
+    beyond genesis). What was merged between it and its capture it had not seen (:mod:`.overtaken`)."""
     keys = _texts([f"s.k_{c.attnum}::text" for c in spec.key])
     old = _texts([f"({_written(spec, c)} - coalesce(s.x_{c.attnum}, 0))::text" for c in spec.counters])
-    since = (
-        f" AND NOT EXISTS (SELECT FROM {qualified_user_table(spec)} AS t WHERE {_on_user(spec)}"
-        " AND t.xmin = s.row_xmin)"
-    )
-    return f"SELECT {keys} AS key, {old} AS old FROM {row_table(spec)} AS s WHERE {alive_here(spec, 's')}" + (
-        since if look else ""
-    )
+    seen = f"{alive_here(spec, 's')} AND NOT {overtook('s', quote_literal(str(xid)) + '::xid')}"
+    return f"SELECT {keys} AS key, {old} AS old FROM {row_table(spec)} AS s WHERE {seen}"
 
 
 def adopt_statement(spec: TableSpec) -> str:
