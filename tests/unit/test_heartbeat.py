@@ -106,6 +106,7 @@ async def test_what_is_committed_later_is_above_what_was_closed() -> None:
     node = Node(lambda node: node.progress.reached(LOG_END))
     await node.until(lambda: len(node.database.closed) >= 2)
     assert node.database.closed == sorted(set(node.database.closed))
+    assert node.state.log_end == LOG_END
     assert node.state.hlc.issue(node.state.now_ms() - DELAY_MS, 0) > node.database.closed[-1]
 
 
