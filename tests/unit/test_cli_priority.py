@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,16 @@ from sidecar.cli.priority import group_nice, stand_back
 os.setpriority(os.PRIO_PROCESS, 0, max(int(sys.argv[2]), os.getpriority(os.PRIO_PROCESS, 0)))
 stand_back(int(sys.argv[1]))
 print(os.getpriority(os.PRIO_PROCESS, 0), group_nice())
+"""
+SLICES = """
+import os, pathlib, sys
+from sidecar.cli.priority import stand_back
+if len(sys.argv) > 2:
+    os.sched_setscheduler(0, getattr(os, sys.argv[2]), os.sched_param(0))
+stand_back(int(sys.argv[1]))
+lines = pathlib.Path("/proc/thread-self/sched").read_text().splitlines()
+slices = [line.split()[-1] for line in lines if line.startswith("se.slice ")]
+print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), *slices)
 """
 REFUSED = """
 from sidecar.cli.priority import AUTOGROUP
@@ -55,6 +67,29 @@ def test_its_group_follows_where_it_is_its_own() -> None:
     assert group == str(own)
     (_, shared), (_, unchanged) = after(7, 0, leader=False), after(0, 0, leader=False)
     assert shared == unchanged
+
+
+def slices_after(nice: int, *policy: str) -> list[int]:
+    """Nice value, policy and time slice in nanoseconds of a process that stood back to ``nice``."""
+    run = [sys.executable, "-c", SLICES, str(nice), *policy]
+    return [int(word) for word in subprocess.check_output(run, timeout=60, text=True).split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/sched").exists(), reason="the kernel does not tell the slices of processes")
+def test_one_that_stands_back_is_interrupted_by_who_has_less_to_do() -> None:
+    release = re.match(r"(\d+)\.(\d+)", platform.release())
+    old = release is None or (int(release[1]), int(release[2])) < (6, 12)
+    if old or platform.machine() not in priority.SCHED_SETATTR:
+        pytest.skip("slices of processes came with Linux 6.12")
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert slices_after(7) == [max(7, own), os.SCHED_OTHER, priority.SLICE_NS]
+    if own == 0:
+        assert slices_after(0)[2] < priority.SLICE_NS
+
+
+@pytest.mark.skipif(not Path("/proc/self/sched").exists(), reason="the kernel does not tell the slices of processes")
+def test_a_policy_that_somebody_chose_stays() -> None:
+    assert slices_after(7, "SCHED_BATCH")[1] == os.SCHED_BATCH
 
 
 @pytest.mark.parametrize(
