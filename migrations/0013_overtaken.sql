@@ -1,4 +1,4 @@
--- Merges that put rows where there were none, until capture has passed them. A key that was inserted and deleted (or
+-- Merges that came to keys without a row, until capture has passed them. A key that was inserted and deleted (or
 -- truncated) here a moment before looks absent and clean to a merge; capture, which comes to those local changes later,
 -- finds out by this that they were before the merge and not after it. snapshot: of the merge, when its rows were in place.
 -- A merge writes some kilobytes of log and some hundred bytes here, so this stays far below what the slot holds.
@@ -20,6 +20,5 @@ AS $$
           FROM (SELECT pg_snapshot_xmax(snapshot)::text::int8 AS xmax) AS x) AS m
 $$;
 
--- With a value: the row is deleted if it still has this xmin, as by the application (a delete that was overtaken, and by
--- the table's rule is later than the row that was merged).
-ALTER TABLE crdt_state.rewrite ADD COLUMN deleted_xmin xid;
+-- With a value: the row is deleted as by the application, if a delete at this hlc still wins (it was overtaken by a merge).
+ALTER TABLE crdt_state.rewrite ADD COLUMN deleted_hlc int8;

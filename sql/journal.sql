@@ -117,7 +117,7 @@ UPDATE crdt_state.peer SET journal_lost = true WHERE acknowledged < $1 AND NOT j
 
 -- name: read_rewrites
 -- Local rows to be rewritten, oldest first.
-SELECT id, table_id, row_key, deleted_xmin::text FROM crdt_state.rewrite ORDER BY id LIMIT $1;
+SELECT id, table_id, row_key, deleted_hlc FROM crdt_state.rewrite ORDER BY id LIMIT $1;
 
 -- name: forget_rewrites
 -- Rewrites that are done.

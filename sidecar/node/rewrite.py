@@ -68,7 +68,7 @@ async def rewrite_rows(state: NodeState, merger: Merger) -> None:
 
 async def _rewrite(state: NodeState, merger: Merger, queued: list[Rewrite]) -> None:
     by_table: dict[int, dict[tuple[str, ...], None]] = {}
-    shown = [entry for entry in queued if entry.deleted_xmin is None]
+    shown = [entry for entry in queued if entry.deleted_hlc is None]
     for entry in shown:
         by_table.setdefault(entry.table_id, {})[tuple(entry.key)] = None
     touched = [
@@ -79,10 +79,13 @@ async def _rewrite(state: NodeState, merger: Merger, queued: list[Rewrite]) -> N
     if shown:
         header = ChangeSetHeader(origin=state.node_id, from_hlc=0, to_hlc=0, context={})
         await merger.rewrite(MergeSet(header, lambda: iter(touched), state.tables), [entry.id for entry in shown])
+    queue = RewriteQueue(merger.session)
     for entry in queued:
         spec = state.tables_by_id.get(entry.table_id)
-        if entry.deleted_xmin is not None and spec is not None:
-            await RewriteQueue(merger.session).delete_again(spec, entry)
+        if entry.deleted_hlc is not None and spec is not None:
+            await queue.delete_again(spec, entry, state.node_id)
+        elif entry.deleted_hlc is not None:
+            await queue.forget([entry.id])
 
 
 async def _rewrite_alone(state: NodeState, merger: Merger, entry: Rewrite) -> None:

@@ -102,10 +102,6 @@ class NodeState:
         """What a token of this moment names: per origin the end of the last change set that is durable here."""
         return {**self.context, self.node_id: self.journal_end}
 
-    def observe(self, hlc: int) -> None:
-        """A remote value is about to be merged: what is committed from now on is above it."""
-        self.hlc.observe(hlc, self.log_end)
-
     def advance(self, node: int, hlc: int) -> None:
         """The clock after a durable commit."""
         if hlc > self.clock.get(node, 0):

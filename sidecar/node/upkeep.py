@@ -46,7 +46,7 @@ async def heartbeat_loop(
             continue
         taken_ms = state.now_ms()
         lsn = await reader.log_end()
-        state.log_end = max(state.log_end, lsn)
+        state.log_end = lsn
         progress.saw_log_end(lsn, asyncio.get_running_loop().time())
         if await progress.captured(lsn, CLOSE_WAIT_S):
             async with state.writer_lock:

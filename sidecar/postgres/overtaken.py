@@ -14,8 +14,13 @@ from sidecar.core.local_slices import rows_between
 from sidecar.core.merge.overtaken import overtaken_statement
 from sidecar.core.merge.staging import Argument, Statement, bind
 from sidecar.core.pgoutput import parse_lsn
+from sidecar.errors import TransientError
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
+
+
+class VersionsTooLowError(TransientError):
+    """Local changes have versions below what a merge put into their row states."""
 
 
 class Overtaking:
@@ -46,8 +51,8 @@ class Overtaking:
             self._until = {table_id: until for table_id, until in self._until.items() if until > lsn}
 
     async def note(self, connection: asyncpg.Connection, table_ids: Collection[int], xids: Collection[str]) -> None:
-        """At the end of a merge's transaction, which put rows into these tables; ``xids``: its subtransactions that
-        did. Call it with the writer lock held, so that capture does not come between it and the commit."""
+        """At the end of a merge's transaction, which found keys of these tables without rows; ``xids``: those of its
+        subtransactions. Call it with the writer lock held, so that capture does not come between it and the commit."""
         if table_ids:
             lsn = await connection.fetchval(self._sql["note_overtaking"], list(xids), list(table_ids))
             self._raise(table_ids, parse_lsn(lsn))
@@ -55,7 +60,11 @@ class Overtaking:
     async def without(
         self, session: Session, spec: TableSpec, local: LocalChanges, node_id: int
     ) -> tuple[list[LocalChanges], list[int]]:
-        """The changes without those that were overtaken, and the ids of deletes that were queued to be done again."""
+        """The changes without those that were overtaken, and the ids of deletes that were queued to be done again.
+
+        :class:`VersionsTooLowError` when others need later versions: what is not written is read again after it, and gets
+        versions above everything that is merged (:meth:`sidecar.node.node.Node` resumes so).
+        """
         if not self.expects(spec):
             return [local], []
         statement = self._statements.get(spec)
@@ -64,6 +73,11 @@ class Overtaking:
             statement = self._statements[spec] = overtaken_statement(spec)
         others: dict[str, Argument] = {"node": node_id, "xids": local.xids.decode() or None}
         (row,) = await session.fetch(statement, bind(statement, spec, local.changes, others))
+        if row["below"]:
+            raise VersionsTooLowError(
+                f"{spec.qualified}: changes were committed here before a merge and are captured after it; they are"
+                " dated anew"
+            )
         return _left(local, row["overtaken"]), row["queued"]
 
 

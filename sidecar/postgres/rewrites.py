@@ -14,13 +14,13 @@ from sidecar.postgres.statements import load
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A queued row, given by the texts of its key. ``deleted_xmin``: it is deleted if it still has that xmin, see
+    """A queued row, given by the texts of its key. ``deleted_hlc``: it is deleted if a delete of then still wins, see
     :mod:`sidecar.core.merge.overtaken`; without, it is brought to its merged value."""
 
     id: int
     table_id: int
     key: list[str]
-    deleted_xmin: str | None
+    deleted_hlc: int | None
 
 
 class RewriteQueue:
@@ -35,12 +35,22 @@ class RewriteQueue:
         rows = await self._session.connection.fetch(self._sql["read_rewrites"], limit)
         return [Rewrite(*row) for row in rows]
 
-    async def delete_again(self, spec: TableSpec, entry: Rewrite) -> None:
-        """Delete a row as the application would, unless it was written since, and take it out of the queue: that is
+    async def forget(self, ids: list[int]) -> None:
+        """Take entries out of the queue."""
+        async with self._session.own_transaction():
+            await self._session.connection.execute(self._sql["forget_rewrites"], ids)
+
+    async def delete_again(self, spec: TableSpec, entry: Rewrite, node_id: int) -> None:
+        """Delete a row as the application would, if that is still due, and take it out of the queue: the delete is
         captured, and goes to the other nodes."""
         statement = delete_again_statement(spec)
         keys = {f"key:{c.attnum}": text for c, text in zip(spec.key, entry.key, strict=True)}
-        arguments: dict[str, Argument] = {**keys, "xmin": entry.deleted_xmin, "id": entry.id}
+        arguments: dict[str, Argument] = {
+            **keys,
+            "hlc": entry.deleted_hlc,
+            "node": node_id,
+            "id": entry.id,
+        }
         async with self._session.local_transaction():
             await self._session.fetch(statement, [arguments[name] for name in statement.names])
 
