@@ -62,8 +62,8 @@ class Overtaking:
     ) -> tuple[list[LocalChanges], list[int]]:
         """The changes without those that were overtaken, and the ids of deletes that were queued to be done again.
 
-        :class:`VersionsTooLowError` when others need later versions: what is not written is read again after it, and gets
-        versions above everything that is merged (:meth:`sidecar.node.node.Node` resumes so).
+        :class:`VersionsTooLowError` when others need later versions: what is not written is read again after it, and
+        gets versions above everything that is merged by then (so a node resumes).
         """
         if not self.expects(spec):
             return [local], []
