@@ -75,8 +75,8 @@ class Overtaking:
         (row,) = await session.fetch(statement, bind(statement, spec, local.changes, others))
         if row["below"]:
             raise VersionsTooLowError(
-                f"{spec.qualified}: changes were committed here before a merge and are captured after it; they are"
-                " dated anew"
+                f"{spec.qualified}: changes were committed here before a merge and are captured after it",
+                mend="nothing to do: they are read again, and dated anew",
             )
         return _left(local, row["overtaken"]), row["queued"]
 
