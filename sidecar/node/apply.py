@@ -97,7 +97,6 @@ class Applier:
         self._sets_max = SETS_MAX
         self._lock_first = False
         self._pulse = pulse
-        self._log_end = 0
 
     async def run(self) -> None:
         """Until an error that needs a new connection, which is raised."""
@@ -105,8 +104,6 @@ class Applier:
         while True:
             self._pulse.merge_alive = asyncio.get_running_loop().time()
             self._inbox.arrived.clear()
-            # Before the first statement: what is committed while a merge is under way is above it, too.
-            self._log_end = self._state.log_end
             if self._state.tables_changed.is_set():
                 self._state.tables_changed.clear()
                 self._merger.forget_statements()
@@ -274,7 +271,7 @@ class Applier:
         return MergeSet(received.header, tables, self._state.tables, relayed=relayed)
 
     def _observe(self, header: ChangeSetHeader) -> None:
-        self._state.hlc.observe(header.to_hlc, self._log_end)
+        self._state.hlc.observe(header.to_hlc)
 
     def _merged(self, sets: list[ReceivedSet], result: MergeResult) -> None:
         state = self._state
@@ -327,7 +324,7 @@ class Applier:
         async with self._state.writer_lock:
             await self._merger.close_intervals(moved)
             for origin, _, hlc in moved:
-                self._state.hlc.observe(hlc, self._state.log_end)
+                self._state.hlc.observe(hlc)
                 self._state.advance(origin, hlc)
                 self._inbox.closed.pop(origin, None)
         self._acknowledge()

@@ -196,7 +196,7 @@ class Intake:
         state = self._state
         self._begin = b""
         self.open = True
-        commit_lsn, commit_us, xid = begin_fields(begin, XLOG_HEADER_BYTES)
+        _, commit_us, xid = begin_fields(begin, XLOG_HEADER_BYTES)
         committed_ms = unix_ms(commit_us) + state.clock_skew_ms
         if committed_ms > self._latest_ms:
             self._latest_ms = state.watch.latest_ms()
@@ -204,7 +204,7 @@ class Intake:
         self.committed_ms = committed_ms
         if state.pending_since_ms is None:
             state.pending_since_ms = committed_ms
-        self.hlc = state.hlc.issue(committed_ms, commit_lsn)
+        self.hlc = state.hlc.issue(committed_ms)
         self._xid = xid
         self.held.begin(xid, self.hlc)
 

@@ -161,7 +161,6 @@ class Node:
             reader = self._reader = JournalReader(sessions.upkeep)
             members = MembershipStore(reader)
             await self._restore(start, reader, members)
-            state.log_end = await reader.log_end()
             await self._refresh(sessions.catalogue)
             stream = await ReplicationStream.connect(
                 state.settings.node.dsn,

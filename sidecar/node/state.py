@@ -68,8 +68,6 @@ class NodeState:
         self.waiting: dict[int, str] = {}
         self.started_at = time.time()
         self.server_lsn = 0
-        # Where the log ended when that was looked at last.
-        self.log_end = 0
         self.pending_since_ms: int | None = None
         self.journal_bytes: int | None = None
         self.problems: dict[str, str] = {}
@@ -138,6 +136,7 @@ class CaptureProgress:
 
     def __init__(self, nudge: Callable[[], Awaitable[None]]) -> None:
         self.lsn = 0
+        self.log_end = 0
         self._wanted_lsn = 0
         self._wanted_at_s = 0.0
         self._nudge = nudge
@@ -159,6 +158,7 @@ class CaptureProgress:
 
     def saw_log_end(self, lsn: int, now_s: float) -> None:
         """The log ended at ``lsn``. The oldest such position that capture has not reached is remembered."""
+        self.log_end = max(self.log_end, lsn)
         if self.lsn >= self._wanted_lsn:
             self._wanted_lsn, self._wanted_at_s = lsn, now_s
 

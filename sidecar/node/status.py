@@ -99,7 +99,7 @@ class NodeStatusSource:
         return self._pulse.capture_state == "streaming"
 
     def _lag_bytes(self) -> int | None:
-        log_end = max(self._state.server_lsn, self._state.log_end)
+        log_end = max(self._state.server_lsn, self._progress.log_end)
         return max(0, log_end - self._progress.lsn) if self._streaming and log_end else None
 
     def _lag_ms(self) -> float | None:

@@ -46,14 +46,13 @@ async def heartbeat_loop(
             continue
         taken_ms = state.now_ms()
         lsn = await reader.log_end()
-        state.log_end = lsn
         progress.saw_log_end(lsn, asyncio.get_running_loop().time())
         if await progress.captured(lsn, CLOSE_WAIT_S):
             async with state.writer_lock:
                 # What has its hlc and is not durable yet is below this one: the clock may not pass it, and will soon
                 # move by it.
                 if state.pending_since_ms is None:
-                    hlc = state.hlc.issue(taken_ms, lsn)
+                    hlc = state.hlc.issue(taken_ms)
                     await writer.close_interval(lsn, hlc)
                     state.advance(state.node_id, hlc)
         links.beat()

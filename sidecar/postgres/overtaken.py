@@ -14,13 +14,8 @@ from sidecar.core.local_slices import rows_between
 from sidecar.core.merge.overtaken import overtaken_statement
 from sidecar.core.merge.staging import Argument, Statement, bind
 from sidecar.core.pgoutput import parse_lsn
-from sidecar.errors import TransientError
 from sidecar.postgres.session import Session
 from sidecar.postgres.statements import load
-
-
-class VersionsTooLowError(TransientError):
-    """Local changes have versions below what a merge put into their row states."""
 
 
 class Overtaking:
@@ -60,11 +55,7 @@ class Overtaking:
     async def without(
         self, session: Session, spec: TableSpec, local: LocalChanges, node_id: int
     ) -> tuple[list[LocalChanges], list[int]]:
-        """The changes without those that were overtaken, and the ids of deletes that were queued to be done again.
-
-        :class:`VersionsTooLowError` when others need later versions: what is not written is read again after it, and
-        gets versions above everything that is merged by then (so a node resumes).
-        """
+        """The changes without those that were overtaken, and the ids of deletes that were queued to be done again."""
         if not self.expects(spec):
             return [local], []
         statement = self._statements.get(spec)
@@ -73,11 +64,6 @@ class Overtaking:
             statement = self._statements[spec] = overtaken_statement(spec)
         others: dict[str, Argument] = {"node": node_id, "xids": local.xids.decode() or None}
         (row,) = await session.fetch(statement, bind(statement, spec, local.changes, others))
-        if row["below"]:
-            raise VersionsTooLowError(
-                f"{spec.qualified}: changes were committed here before a merge and are captured after it",
-                mend="nothing to do: they are read again, and dated anew",
-            )
         return _left(local, row["overtaken"]), row["queued"]
 
 

@@ -12,7 +12,6 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import asyncpg
@@ -22,7 +21,7 @@ from sidecar.core.catalog import TableSpec
 from sidecar.core.changes import ChangeSetHeader, ChangeSetPart, TableChanges
 from sidecar.core.pgoutput import parse_lsn
 from sidecar.core.wire.bodies import unpack_tables
-from sidecar.errors import DirtyRowsError, TransientError
+from sidecar.errors import DirtyRowsError
 from sidecar.lab.waiting import wait_until
 from sidecar.node.capture import Capture
 from sidecar.node.pulse import Pulse
@@ -32,12 +31,12 @@ from sidecar.postgres.admin import connect
 from sidecar.postgres.attach import initialise
 from sidecar.postgres.catalogue_session import CatalogueSession
 from sidecar.postgres.fold_limit import SlowFunctionError
-from sidecar.postgres.journal import JournalStart, JournalWriter
+from sidecar.postgres.journal import JournalWriter
 from sidecar.postgres.journal_reader import JournalReader
 from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError
 from sidecar.postgres.merge_batch import MergeSet
 from sidecar.postgres.migrations import migrate
-from sidecar.postgres.overtaken import Overtaking, VersionsTooLowError
+from sidecar.postgres.overtaken import Overtaking
 from sidecar.postgres.replication import ReplicationStream
 from sidecar.postgres.row_errors import is_row_error
 from sidecar.postgres.session import Session
@@ -80,9 +79,6 @@ class HeldStream:
         batch, self._batch = self._batch, None
         self._handed_lsn = self._stream.server_lsn
         return batch
-
-    def reopen(self, stream: ReplicationStream) -> None:
-        self._stream, self._batch, self._handed_lsn = stream, None, stream.server_lsn
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -136,7 +132,6 @@ class HarnessNode:
     stream: HeldStream
     published: list[int] = field(default_factory=list)
     capture_task: asyncio.Task[None] | None = None
-    restarts: int = 0
 
     @property
     def id(self) -> int:
@@ -211,7 +206,7 @@ class HarnessNode:
         return MergeSet(change_set.header, change_set.tables, self.state.tables)
 
     def observe(self, header: ChangeSetHeader) -> None:
-        self.state.hlc.observe(header.to_hlc, self.state.log_end)
+        self.state.hlc.observe(header.to_hlc)
 
     async def try_merge(self, change_set: ChangeSet) -> MergeResult:
         """The first try only."""
@@ -356,7 +351,17 @@ async def _assemble(stack: contextlib.AsyncExitStack, settings: Settings, app: a
     node = HarnessNode(
         settings, state, app, merge_session, merger, writer, overtaking, reader, progress, catalogue, held
     )
-    node.capture_task = asyncio.create_task(_capturing(node, start), name=f"capture of n{state.node_id}")
+    capture = Capture(
+        state,
+        held,  # type: ignore[arg-type]
+        writer,
+        progress,
+        Pulse(),
+        resume_lsn=parse_lsn(start.lsn),
+        publish=lambda seq, part: node.published.append(seq),
+        refresh_tables=node.refresh,
+    )
+    node.capture_task = asyncio.create_task(capture.run(), name=f"capture of n{state.node_id}")
 
     async def stop() -> None:
         assert node.capture_task is not None
@@ -365,36 +370,6 @@ async def _assemble(stack: contextlib.AsyncExitStack, settings: Settings, app: a
 
     stack.push_async_callback(stop)
     return node
-
-
-async def _capturing(node: HarnessNode, start: JournalStart) -> None:
-    """Capture, begun again after what passes, as the node's own loops are."""
-    while True:
-        capture = Capture(
-            node.state,
-            node.stream,  # type: ignore[arg-type]
-            node.writer,
-            node.progress,
-            Pulse(),
-            resume_lsn=parse_lsn(start.lsn),
-            publish=lambda seq, part: node.published.append(seq),
-            refresh_tables=node.refresh,
-        )
-        try:
-            await capture.run()
-        except VersionsTooLowError:
-            node.restarts += 1
-            await node.stream.aclose()
-            start = await node.writer.start()
-            node.state.hlc.observe(max([start.hlc, start.to_hlc, *start.clock.values()]))
-            node.state.pending_since_ms = None
-            node.progress.restart(parse_lsn(start.lsn))
-            await wait_until(partial(_reopened, node, start), DEADLINE_S, "a free slot", tolerate=(TransientError,))
-
-
-async def _reopened(node: HarnessNode, start: JournalStart) -> bool:
-    node.stream.reopen(await ReplicationStream.connect(node.dsn, slot=start.slot, start_lsn=parse_lsn(start.lsn)))
-    return True
 
 
 async def migrated_template(server: Any) -> str:

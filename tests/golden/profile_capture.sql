@@ -28,8 +28,8 @@ WITH g AS (
       row_hlc = CASE WHEN (excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) THEN excluded.row_hlc ELSE s.row_hlc END,
       live_node = CASE WHEN excluded.live_hlc > 0 THEN excluded.live_node ELSE s.live_node END,
       live_hlc = CASE WHEN excluded.live_hlc > 0 THEN excluded.live_hlc ELSE s.live_hlc END,
-      dead_node = CASE WHEN NOT ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc) THEN coalesce(excluded.dead_node, s.dead_node) END,
-      dead_hlc = CASE WHEN NOT ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc) THEN coalesce(excluded.dead_hlc, s.dead_hlc) END,
+      dead_node = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc) THEN NULL WHEN (s.dead_hlc, s.dead_node) > (excluded.dead_hlc, excluded.dead_node) THEN s.dead_node ELSE coalesce(excluded.dead_node, s.dead_node) END,
+      dead_hlc = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc) THEN NULL WHEN (s.dead_hlc, s.dead_node) > (excluded.dead_hlc, excluded.dead_node) THEN s.dead_hlc ELSE coalesce(excluded.dead_hlc, s.dead_hlc) END,
       row_xmin = excluded.row_xmin,
       image = excluded.image,
       n_2 = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) OR excluded.h_2 IS NOT NULL) THEN excluded.n_2 ELSE s.n_2 END,
@@ -38,7 +38,7 @@ WITH g AS (
       n_3 = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) OR excluded.h_3 IS NOT NULL) THEN excluded.n_3 ELSE s.n_3 END,
       h_3 = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) OR excluded.h_3 IS NOT NULL) THEN excluded.h_3 ELSE s.h_3 END,
       v_3 = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) OR excluded.h_3 IS NOT NULL) AND coalesce(s.n_3, s.row_node) <> $1::int8::int2 AND coalesce(s.h_3, s.row_hlc) > 0 THEN crdt_state.vector_add(s.v_3, coalesce(s.n_3, s.row_node), coalesce(s.h_3, s.row_hlc), $1::int8::int2) ELSE s.v_3 END
-    RETURNING s.k_1, s.row_xmin, s.row_node
+    RETURNING s.k_1, s.row_xmin, s.row_node, s.live_hlc, s.live_node, s.dead_hlc, s.dead_node, s.alive
 )
 INSERT INTO crdt_state.rewrite (table_id, row_key)
-SELECT 1, ARRAY[up.k_1::text] FROM up WHERE up.row_xmin IS NULL AND EXISTS (SELECT FROM "public"."profile" AS t WHERE t."id" = up.k_1) RETURNING id, row_key
+SELECT 1, ARRAY[up.k_1::text] FROM up WHERE NOT (up.dead_hlc IS NULL OR (up.live_hlc, up.live_node) > (up.dead_hlc, up.dead_node)) AND EXISTS (SELECT FROM "public"."profile" AS t WHERE t."id" = up.k_1) RETURNING id, row_key

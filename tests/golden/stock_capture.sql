@@ -35,8 +35,8 @@ WITH g AS (
       row_hlc = CASE WHEN (excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) THEN excluded.row_hlc ELSE s.row_hlc END,
       live_node = CASE WHEN excluded.live_hlc > 0 THEN excluded.live_node ELSE s.live_node END,
       live_hlc = CASE WHEN excluded.live_hlc > 0 THEN excluded.live_hlc ELSE s.live_hlc END,
-      dead_node = CASE WHEN NOT ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc) THEN coalesce(excluded.dead_node, s.dead_node) END,
-      dead_hlc = CASE WHEN NOT ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc) THEN coalesce(excluded.dead_hlc, s.dead_hlc) END,
+      dead_node = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc) THEN NULL WHEN (s.dead_hlc, s.dead_node) > (excluded.dead_hlc, excluded.dead_node) THEN s.dead_node ELSE coalesce(excluded.dead_node, s.dead_node) END,
+      dead_hlc = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc) THEN NULL WHEN (s.dead_hlc, s.dead_node) > (excluded.dead_hlc, excluded.dead_node) THEN s.dead_hlc ELSE coalesce(excluded.dead_hlc, s.dead_hlc) END,
       row_xmin = excluded.row_xmin,
       image = excluded.image,
       n_3 = CASE WHEN ((excluded.row_node = $1::int8::int2 AND excluded.row_hlc > 0) OR excluded.h_3 IS NOT NULL) THEN excluded.n_3 ELSE s.n_3 END,
@@ -45,7 +45,7 @@ WITH g AS (
       x_4 = nullif(coalesce(s.x_4, 0) + coalesce(excluded.x_4, 0), 0),
       x_5 = nullif(coalesce(s.x_5, 0) + coalesce(excluded.x_5, 0), 0),
       x_7 = nullif(coalesce(s.x_7, 0) + coalesce(excluded.x_7, 0), 0)
-    RETURNING s.k_2, s.k_1, s.row_xmin, s.row_node, s.x_4, s.x_5, s.x_7
+    RETURNING s.k_2, s.k_1, s.row_xmin, s.row_node, s.live_hlc, s.live_node, s.dead_hlc, s.dead_node, s.alive, s.x_4, s.x_5, s.x_7
 )
 INSERT INTO crdt_state.rewrite (table_id, row_key)
-SELECT 2, ARRAY[up.k_2::text, up.k_1::text] FROM up WHERE up.row_xmin IS NOT NULL AND (up.x_4 <> 0 OR up.x_5 <> 0 OR up.x_7 <> 0 OR EXISTS (SELECT FROM "Shop's"."the ""stock""" AS t WHERE t."region" = up.k_2 AND t."id" = up.k_1 AND (((t."price" IS NULL OR t."price" IN ('NaN', 'Infinity', '-Infinity') OR scale(t."price") > min_scale(t."price")) AND (up.row_node <> 0 OR EXISTS (SELECT FROM crdt_state.counter_2 AS c WHERE c.k_2 = up.k_2 AND c.k_1 = up.k_1 AND c.attnum = 7 AND c.node <> 0) OR EXISTS (SELECT FROM crdt_state.truncation AS e WHERE e.table_id = 2)))))) OR up.row_xmin IS NULL AND EXISTS (SELECT FROM "Shop's"."the ""stock""" AS t WHERE t."region" = up.k_2 AND t."id" = up.k_1) RETURNING id, row_key
+SELECT 2, ARRAY[up.k_2::text, up.k_1::text] FROM up WHERE up.row_xmin IS NOT NULL AND (up.x_4 <> 0 OR up.x_5 <> 0 OR up.x_7 <> 0 OR EXISTS (SELECT FROM "Shop's"."the ""stock""" AS t WHERE t."region" = up.k_2 AND t."id" = up.k_1 AND (((t."price" IS NULL OR t."price" IN ('NaN', 'Infinity', '-Infinity') OR scale(t."price") > min_scale(t."price")) AND (up.row_node <> 0 OR EXISTS (SELECT FROM crdt_state.counter_2 AS c WHERE c.k_2 = up.k_2 AND c.k_1 = up.k_1 AND c.attnum = 7 AND c.node <> 0) OR EXISTS (SELECT FROM crdt_state.truncation AS e WHERE e.table_id = 2)))))) OR NOT (up.dead_hlc IS NULL OR (up.live_hlc, up.live_node) > (up.dead_hlc, up.dead_node)) AND EXISTS (SELECT FROM "Shop's"."the ""stock""" AS t WHERE t."region" = up.k_2 AND t."id" = up.k_1) RETURNING id, row_key

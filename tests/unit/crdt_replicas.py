@@ -97,7 +97,7 @@ class Replica:
     def _act(self, kind: str, value: Any, ms: int, same_transaction: bool) -> None:
         held = self._captured()
         before = self.uncaptured.pop() if same_transaction and self.uncaptured else None
-        hlc = before.hlc if before else self.clock.issue(ms, 0)
+        hlc = before.hlc if before else self.clock.issue(ms)
         done = before.operations if before else ()
         told = {}
         if kind == "insert":

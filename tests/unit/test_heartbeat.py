@@ -78,7 +78,7 @@ async def test_what_was_committed_before_it_and_captured_after_it_keeps_its_time
 
     def capture(node: Node) -> None:
         committed_ms = node.state.now_ms() - DELAY_MS
-        versions.append((committed_ms, node.state.hlc.issue(committed_ms, 0)))
+        versions.append((committed_ms, node.state.hlc.issue(committed_ms)))
         node.progress.reached(LOG_END)
 
     node = Node(capture)
@@ -92,7 +92,7 @@ async def test_what_was_committed_before_it_and_captured_after_it_keeps_its_time
 async def test_the_clock_does_not_pass_what_has_its_hlc_and_is_not_durable() -> None:
     def decode(node: Node) -> None:
         node.state.pending_since_ms = node.state.now_ms()
-        node.state.hlc.issue(node.state.now_ms(), 0)
+        node.state.hlc.issue(node.state.now_ms())
         node.progress.reached(LOG_END)
 
     node = Node(decode)
@@ -106,8 +106,7 @@ async def test_what_is_committed_later_is_above_what_was_closed() -> None:
     node = Node(lambda node: node.progress.reached(LOG_END))
     await node.until(lambda: len(node.database.closed) >= 2)
     assert node.database.closed == sorted(set(node.database.closed))
-    assert node.state.log_end == LOG_END
-    assert node.state.hlc.issue(node.state.now_ms() - DELAY_MS, 0) > node.database.closed[-1]
+    assert node.state.hlc.issue(node.state.now_ms() - DELAY_MS) > node.database.closed[-1]
 
 
 async def test_nothing_is_closed_before_capture_has_passed_the_position() -> None:

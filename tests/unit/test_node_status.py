@@ -73,7 +73,6 @@ async def test_a_node_that_is_gone_is_shown_as_such_and_measured_no_longer(node:
 
 
 async def test_an_idle_node_is_healthy_however_long_nothing_happens(node: Node) -> None:
-    node.state.log_end = 100
     node.progress.saw_log_end(100, node.now - HOUR_S)
     node.progress.reached(100)
     node.pulse.capture_alive = node.now - HOUR_S
@@ -85,7 +84,6 @@ async def test_an_idle_node_is_healthy_however_long_nothing_happens(node: Node) 
 async def test_a_walsender_that_sends_nothing_is_lag_and_at_last_a_stuck_loop(node: Node) -> None:
     node.progress.saw_log_end(100, node.now - 10)
     node.progress.saw_log_end(300, node.now - 1)
-    node.state.log_end = 300
     node.pulse.capture_alive = node.now - 10
     capture = node.source.snapshot().capture
     assert capture.lag_bytes == 300
@@ -109,7 +107,6 @@ async def test_a_merge_that_hangs_is_a_stuck_loop(node: Node) -> None:
 
 
 async def test_while_the_database_is_away_nothing_is_stuck_and_the_lag_is_not_known(node: Node) -> None:
-    node.state.log_end = 100
     node.progress.saw_log_end(100, node.now)
     node.pulse.merge_alive = node.pulse.capture_alive = node.now - HOUR_S
     node.pulse.capture_state, node.pulse.database_error = "retrying", "connection refused"

@@ -96,7 +96,7 @@ class Replica:
         kind = action.kind if alive else "insert"
         if alive and kind == "insert":
             kind = "update"
-        hlc = self.clock.issue(action.ms, 0)
+        hlc = self.clock.issue(action.ms)
         seen = dict(self.seen)
         numbers = {"likes": Decimal(action.likes), "views": Decimal(action.views)}
         texts = {"title": action.text, "body": None}

@@ -8,6 +8,9 @@ from sidecar.core.merge import capture_elements, counters, genesis, liveness
 from sidecar.core.merge.staging import Parameters, Shape, Statement, staged
 from sidecar.core.merge.state_tables import counter_table, qualified_user_table, row_table
 
+LIVENESS = ("live_hlc", "live_node", "dead_hlc", "dead_node", "alive")
+"""What :func:`.liveness.alive_here` reads of a row state."""
+
 
 def looks_at_user_rows(spec: TableSpec, changes: TableChanges, shape: Shape) -> bool:
     """Whether capturing the batch takes a look at the user's table (:func:`capture_statement`)."""
@@ -15,9 +18,7 @@ def looks_at_user_rows(spec: TableSpec, changes: TableChanges, shape: Shape) -> 
 
 
 def capture_statement(spec: TableSpec, shape: Shape, *, look: bool = True) -> Statement:
-    """Upserts row states. Local dots are above everything in the row state, so nothing is compared: what was merged
-    into a row is below what is committed after it (:class:`sidecar.core.hlc.HybridClock`), and where that is not
-    certain, :mod:`.overtaken` has looked.
+    """Upserts row states. Local dots are always above everything in the row state, so nothing is compared.
 
     Parameters besides the arrays: ``node`` (own id), ``xids``, ``images`` (array literals of the batch), and
     ``old:<attnum>`` (a deleted row's counter values, sets and maps before the batch). Rows whose shown counter differs
@@ -79,13 +80,16 @@ def _row_values(spec: TableSpec, me: str) -> tuple[dict[str, str], dict[str, str
     written = "excluded.live_hlc > 0"
     # The delete and the insert of one transaction have one dot, and stand in different parts of a large one.
     again = f"({inserted} AND excluded.dead_hlc IS NULL AND s.dead_hlc = excluded.live_hlc)"
+    # Not so a delete of a key that is dead already: a merge may have come between its hlc and its capture.
+    stays = "(s.dead_hlc, s.dead_node) > (excluded.dead_hlc, excluded.dead_node)"
+    dead = f"CASE WHEN {again} THEN NULL WHEN {stays} THEN s.{{0}} ELSE coalesce(excluded.{{0}}, s.{{0}}) END"
     updates = {
         "row_node": f"CASE WHEN {inserted} THEN excluded.row_node ELSE s.row_node END",
         "row_hlc": f"CASE WHEN {inserted} THEN excluded.row_hlc ELSE s.row_hlc END",
         "live_node": f"CASE WHEN {written} THEN excluded.live_node ELSE s.live_node END",
         "live_hlc": f"CASE WHEN {written} THEN excluded.live_hlc ELSE s.live_hlc END",
-        "dead_node": f"CASE WHEN NOT {again} THEN coalesce(excluded.dead_node, s.dead_node) END",
-        "dead_hlc": f"CASE WHEN NOT {again} THEN coalesce(excluded.dead_hlc, s.dead_hlc) END",
+        "dead_node": dead.format("dead_node"),
+        "dead_hlc": dead.format("dead_hlc"),
         "row_xmin": "excluded.row_xmin",
         "image": "excluded.image",
         **liveness.captured_updates(spec),
@@ -125,13 +129,15 @@ def _queueing(spec: TableSpec, shape: Shape, upsert: str, *, look: bool) -> str:
         differs = " OR ".join([*(f"up.{name} <> 0" for name in excess), *_wrong_looks(spec, shape, look=look)])
         due.append(f"up.row_xmin IS NOT NULL AND ({differs})")
     if shape.full:
-        due.append(f"up.row_xmin IS NULL AND {_still_there(spec)}" if look else "up.row_xmin IS NULL")
+        gone = f"NOT {liveness.alive_here(spec, 'up')}"
+        due.append(f"{gone} AND {_still_there(spec)}" if look else gone)
     if not due:
         return f"\n{upsert}"
     keys = [f"k_{c.attnum}" for c in spec.key]
     key_text = ", ".join(f"up.{key}::text" for key in keys)
     shown = [f"{name}_{c.attnum}" for c in elements for name in ("e", "z")]
-    returning = ", ".join(f"s.{name}" for name in [*keys, "row_xmin", "row_node", *excess, *shown])
+    fixed = ["row_xmin", "row_node", *(LIVENESS if shape.full else ())]
+    returning = ", ".join(f"s.{name}" for name in [*keys, *fixed, *excess, *shown])
     return (
         f", up AS (\n    {upsert}\n    RETURNING {returning}\n)\n"
         f"INSERT INTO crdt_state.rewrite (table_id, row_key)\n"
@@ -141,11 +147,11 @@ def _queueing(spec: TableSpec, shape: Shape, upsert: str, *, look: bool) -> str:
 
 
 def _still_there(spec: TableSpec) -> str:
-    """Whether a row that was deleted is in the user's table all the same.
+    """Whether a row that is dead by its state is in the user's table all the same.
 
-    A key that was inserted and deleted here before capture came by looks absent and clean to a merge, which may insert
-    a remote row meanwhile. The delete, captured afterwards, is later by its hlc and wins on every node; here the row
-    must go, too. (A local insert after the delete is not captured yet; then the rewrite finds the row alive.)
+    A remote delete finds an absent key clean, and holds nothing that keeps a local insert from coming before its
+    commit. Where the insert has the lower hlc, it loses on every node, and its row must go here, too. (A local insert
+    after a delete may not be captured yet; then the rewrite finds the row alive.)
     """
     keys = " AND ".join(f"t.{quote(k.name)} = up.k_{k.attnum}" for k in spec.key)
     return f"EXISTS (SELECT FROM {qualified_user_table(spec)} AS t WHERE {keys})"

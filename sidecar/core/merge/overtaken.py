@@ -10,11 +10,6 @@ nobody else has seen anything of them:
 - capture leaves out the changes of keys whose row state is that of such a merge, where its snapshot shows their
   transaction. A TRUNCATE leaves out rows in the same way;
 - where the delete wins by the table's rule, the merged row is deleted once more, as a local transaction would.
-
-A merge may also leave such a key without a row (a remote insert and delete), and then nothing tells before from after:
-a local insert can even come between its statement and its commit. The local changes count as later ones, and need
-versions above all that the row state holds. Those that were issued by their place in the log may be lower: then what
-was not written yet is read again, and gets versions above everything that is merged by then (``below``).
 """
 
 from __future__ import annotations
@@ -35,9 +30,8 @@ def overtook(state: str, committed: str) -> str:
 
 
 def overtaken_statement(spec: TableSpec) -> Statement:
-    """The positions (``overtaken``) of captured changes that are to be left out, in order; the ids of the deletes that
-    are queued to be done again (``queued``); and whether others have versions below what their row state holds
-    (``below``). Parameters besides the arrays: ``xids``, ``node`` (own id)."""
+    """The positions (``overtaken``) of captured changes that are to be left out, in order, and the ids of the deletes
+    that are queued to be done again (``queued``). Parameters besides the arrays: ``xids``, ``node`` (own id)."""
     parameters = Parameters()
     arrays = {"ops": '"char"', "hlcs": "int8", "xids": "xid"}
     keys = {f"key:{c.attnum}": "text" for c in spec.key}
@@ -49,18 +43,17 @@ def overtaken_statement(spec: TableSpec) -> Statement:
     if "NODE" in written:  # a parameter that is not used has no type
         written = written.replace("NODE", f"{parameters.number('node')}::int2")
     key_texts = ", ".join(f"s.k_{c.attnum}::text" for c in spec.key)
-    again = f"s.overtaken AND s.op = 'D' AND NOT {written}"
+    again = f"s.op = 'D' AND NOT {written}"
     return parameters.statement(
         f"WITH g AS (\n    SELECT u.ord, u.op, u.hlc, u.xid, {typed}\n"
         f"    FROM unnest({sources}) WITH ORDINALITY AS u({names})\n"
         "), s AS MATERIALIZED (\n"
-        f"    SELECT g.*, s.live_hlc, s.live_node, s.dead_hlc, {overtook('s', 'g.xid')} AS overtaken\n"
+        "    SELECT g.*, s.live_hlc, s.live_node\n"
         f"    FROM g, LATERAL (SELECT s.* FROM {row_table(spec)} AS s WHERE {on_state} LIMIT 1) AS s\n"
+        f"    WHERE {overtook('s', 'g.xid')}\n"
         "), again AS (\n    INSERT INTO crdt_state.rewrite (table_id, row_key, deleted_hlc)\n"
         f"    SELECT {spec.table_id}, ARRAY[{key_texts}], s.hlc FROM s WHERE {again} RETURNING id\n)\n"
-        "SELECT ARRAY(SELECT s.ord FROM s WHERE s.overtaken ORDER BY s.ord) AS overtaken,\n"
-        "  ARRAY(SELECT id FROM again) AS queued,\n"
-        "  EXISTS (SELECT FROM s WHERE NOT s.overtaken AND greatest(s.live_hlc, s.dead_hlc) > s.hlc) AS below"
+        "SELECT ARRAY(SELECT s.ord FROM s ORDER BY s.ord) AS overtaken, ARRAY(SELECT id FROM again) AS queued"
     )
 
 
