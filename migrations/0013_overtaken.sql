@@ -1,4 +1,4 @@
--- Merges that came to keys without a row, until capture has passed them. A key that was inserted and deleted (or
+-- Merges that put rows where there were none, until capture has passed them. A key that was inserted and deleted (or
 -- truncated) here a moment before looks absent and clean to a merge; capture, which comes to those local changes later,
 -- finds out by this that they were before the merge and not after it. snapshot: of the merge, when its rows were in place.
 -- A merge writes some kilobytes of log and some hundred bytes here, so this stays far below what the slot holds.

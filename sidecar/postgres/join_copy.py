@@ -139,7 +139,7 @@ class PieceCopier:
             query = row_states_query(source, target, xid, f"{rows} AND s.ctid IS NOT NULL")
             await until_commit.enter_async_context(self._merger.writer)
             states = await self._fill(query, "crdt_state", row_table(target), row_state_columns(target))
-            if states:
+            if count:
                 await self._merger.overtaking.note(self._merger.session.connection, [target.table_id], [])
         return count or states
 

@@ -331,7 +331,7 @@ class Merger:
                     f"{missed} rows of {unit.spec.qualified} were written while they were merged",
                     mend="if this lasts: does a trigger or a rule of the table keep the sidecar from writing?",
                 )
-        if row["not_there"] or self._overtaking.expects(unit.spec):
+        if row.get("ins") or self._overtaking.expects(unit.spec):
             batch.entered.add(unit.spec.table_id)
         if any(changes.seen):
             await self._run(seen_statement(unit.spec, full_shape(unit.spec)), unit, others)

@@ -53,8 +53,8 @@ class MergeSet:
 
 class Batch:
     """The change sets of one transaction. ``own`` are arguments that every merge statement of it takes. ``locked``: all
-    that it touches is locked, and captured. ``entered``: the tables of whose keys some had no row before, and ``xids``
-    the subtransactions that wrote user rows."""
+    that it touches is locked, and captured. ``entered``: the tables into which rows were put, and ``xids`` the
+    subtransactions that wrote user rows."""
 
     def __init__(self, sets: Sequence[MergeSet]) -> None:
         self.sets = sets

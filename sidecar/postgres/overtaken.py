@@ -46,7 +46,7 @@ class Overtaking:
             self._until = {table_id: until for table_id, until in self._until.items() if until > lsn}
 
     async def note(self, connection: asyncpg.Connection, table_ids: Collection[int], xids: Collection[str]) -> None:
-        """At the end of a merge's transaction, which found keys of these tables without rows; ``xids``: those of its
+        """At the end of a merge's transaction, which put rows into these tables; ``xids``: those of its
         subtransactions. Call it with the writer lock held, so that capture does not come between it and the commit."""
         if table_ids:
             lsn = await connection.fetchval(self._sql["note_overtaking"], list(xids), list(table_ids))

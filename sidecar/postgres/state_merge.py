@@ -222,7 +222,7 @@ class StateMerger:
         for step in ("del", "upd", "ins"):
             if row.get(step, 0) != row[f"planned_{step}"]:
                 raise DirtyRowsError(f"rows of {spec.qualified} were written while they were merged")
-        if row["not_there"]:
+        if row["ins"]:
             await self.overtaking.note(self.session.connection, [spec.table_id], [])
         return StateMerge(row["staged"], row["ins"], row.get("upd", 0), row["del"], row["conflicts"])
 

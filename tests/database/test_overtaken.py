@@ -107,6 +107,14 @@ def _only_one(statement: str) -> str:
     return " WHERE id = 1" if statement.startswith("UPDATE") else ""
 
 
+async def pair_then_merge(a: HarnessNode, b: HarnessNode) -> None:
+    """Node a inserts and deletes the key, which stays uncaptured, and merges what b has captured last."""
+    a.hold_capture()
+    for statement in PAIR:
+        await a.sql(statement)
+    await a.try_merge((await b.sets())[-1])
+
+
 @pytest.mark.parametrize("rule", RULES)
 async def test_a_later_delete_that_was_overtaken_wins_by_the_rule(postgres_server, rule: str) -> None:  # type: ignore[no-untyped-def]
     async with cluster(postgres_server, 3, schema(rule)) as nodes:
@@ -114,10 +122,7 @@ async def test_a_later_delete_that_was_overtaken_wins_by_the_rule(postgres_serve
         await b.sql(OF_B)
         await b.captured()
         a.state.hlc.observe((await b.sets())[-1].header.to_hlc)
-        a.hold_capture()
-        for statement in PAIR:
-            await a.sql(statement)
-        await a.try_merge((await b.sets())[-1])
+        await pair_then_merge(a, b)
         assert await content(a) == ROW_OF_B
         await a.release_capture()
         await settle(nodes)
@@ -133,10 +138,7 @@ async def test_a_delete_is_not_done_again_to_a_row_that_was_written_since(postgr
         await b.sql(OF_B)
         await b.captured()
         a.state.hlc.observe((await b.sets())[-1].header.to_hlc)
-        a.hold_capture()
-        for statement in PAIR:
-            await a.sql(statement)
-        await a.try_merge((await b.sets())[-1])
+        await pair_then_merge(a, b)
         await a.release_capture()
         await a.captured()
         assert await a.rows("SELECT row_key FROM crdt_state.rewrite WHERE deleted_hlc IS NOT NULL") == [(["1"],)]

@@ -85,7 +85,6 @@ WITH g AS (
       count(*) FILTER (WHERE p.act IN ('I', 'X')) AS planned_ins,
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent, count(*) FILTER (WHERE within) AS within,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
-      count(*) FILTER (WHERE NOT present) AS not_there,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
       array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p
@@ -170,5 +169,5 @@ WITH g AS (
     ON CONFLICT (id) DO NOTHING RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing, (SELECT count(*) FROM within) AS within,
-  staged, planned_del, planned_upd, planned_ins, not_there, dirty, dirty_seen
+  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen
 FROM go

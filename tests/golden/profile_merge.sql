@@ -72,7 +72,6 @@ WITH g AS (
       count(*) FILTER (WHERE p.act IN ('I', 'X')) AS planned_ins,
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
-      count(*) FILTER (WHERE NOT present) AS not_there,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
       array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p
@@ -147,5 +146,5 @@ WITH g AS (
     FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT clean AND absent > 0 FROM go) RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
-  staged, planned_del, planned_upd, planned_ins, not_there, dirty, dirty_seen
+  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen
 FROM go

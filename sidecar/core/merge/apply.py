@@ -328,7 +328,6 @@ class _Merge:
             "      count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,"
             f"{within}\n"
             "      count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,\n"
-            "      count(*) FILTER (WHERE NOT present) AS not_there,\n"
             "      array_agg(ord) FILTER (WHERE dirty) AS dirty,\n"
             "      array_agg(seen) FILTER (WHERE dirty) AS dirty_seen\n"
             "    FROM p"
@@ -356,7 +355,7 @@ class _Merge:
         return self.parameters.statement("WITH " + ", ".join(texts) + f"\n{SUMMARY.format(counts=counts)}")
 
 
-SUMMARY = "SELECT {counts},\n  staged, planned_del, planned_upd, planned_ins, not_there, dirty, dirty_seen\nFROM go"
+SUMMARY = "SELECT {counts},\n  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen\nFROM go"
 
 UPDATE = "'U'"
 INSERTS = "'I', 'R'"

@@ -282,7 +282,6 @@ class _States:
             "      count(*) FILTER (WHERE act = 'D') AS planned_del,\n"
             "      count(*) FILTER (WHERE act = 'U') AS planned_upd,\n"
             "      count(*) FILTER (WHERE act = 'I') AS planned_ins,\n"
-            "      count(*) FILTER (WHERE NOT present) AS not_there,\n"
             "      count(*) FILTER (WHERE concurrent) AS concurrent\n    FROM p"
         )
         user = self.user_statements()
