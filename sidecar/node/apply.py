@@ -36,6 +36,10 @@ that is not so because of local load."""
 CAPTURE_BEHIND_S = 1.0
 """Pause of a change set that waits for capture, after CAPTURE_WAIT_S in vain."""
 
+CAPTURE_STANDS_S = 10.0
+"""Capture that does not move for so long is waited for no more before the first merge: an outage of capture (a table
+whose state is locked, a clock that is not believed) would else be one of merging, too."""
+
 RETRY_TOLD_S = 10.0
 """A change set that fails for so long is a problem, with its reason: ten times the longest wait that load explains."""
 
@@ -101,6 +105,7 @@ class Applier:
     async def run(self) -> None:
         """Until an error that needs a new connection, which is raised."""
         self._pulse.merge_task = asyncio.current_task()
+        await self._capture_first()
         while True:
             self._pulse.merge_alive = asyncio.get_running_loop().time()
             self._inbox.arrived.clear()
@@ -121,6 +126,22 @@ class Applier:
                 await self._merge(ready)
             elif not await self._close_intervals():
                 await self._idle()
+
+    async def _capture_first(self) -> None:
+        """What was committed before the loops started is captured before anything is merged: a merge moves this node's
+        clock on, and older writes that get their versions after it would win against newer ones of other nodes."""
+        state, loop = self._state, asyncio.get_running_loop()
+        log_end = await self._merger.log_end()
+        seen, moved_at = (0, 0), loop.time()
+        while not await self._merger.wait_for_capture(IDLE_S, log_end):
+            self._pulse.merge_alive = loop.time()
+            state.waiting = dict.fromkeys(self._inbox.heads(), "what was committed here before is captured first")
+            moved = (state.server_lsn, state.counters.changes)
+            if moved != seen:
+                seen, moved_at = moved, loop.time()
+            elif loop.time() - moved_at > CAPTURE_STANDS_S:
+                state.log.warning("merging_before_capture", reason="capture stands still", for_s=CAPTURE_STANDS_S)
+                return
 
     def _ask_for_missing(self) -> None:
         """What was lost on the way is sent again, whatever others send meanwhile."""

@@ -210,9 +210,10 @@ class Merger:
             for origin, from_hlc, to_hlc in intervals:
                 await self._session.connection.fetchval(self._sql["advance_clock"], origin, from_hlc, to_hlc, 0)
 
-    async def wait_for_capture(self, timeout_s: float) -> bool:
-        """Wait until all that is committed now is captured: what a dirty row needs to become clean."""
-        return await self._gate.captured(await self.log_end(), timeout_s)
+    async def wait_for_capture(self, timeout_s: float, log_end: int | None = None) -> bool:
+        """Wait until all that is committed now (or was, when the log ended there) is captured: what a dirty row needs
+        to become clean."""
+        return await self._gate.captured(await self.log_end() if log_end is None else log_end, timeout_s)
 
     async def log_end(self) -> int:
         """The end of the log: what is committed now lies before it."""

@@ -39,6 +39,7 @@ class Merger:
         self.takes_turns = 1
         self.tries: list[int] = []
         self.capture_passes = True
+        self.captured_first = True
         self.given = 0
         self.merged: list[tuple[int, int]] = []
         self.isolated = 0
@@ -61,9 +62,12 @@ class Merger:
         self.isolated += isolate
         return await self.merge(sets, observe)
 
-    async def wait_for_capture(self, timeout_s: float) -> bool:
+    async def wait_for_capture(self, timeout_s: float, log_end: int | None = None) -> bool:
         await asyncio.sleep(0)
-        return self.capture_passes
+        return self.capture_passes if log_end is None else self.captured_first
+
+    async def log_end(self) -> int:
+        return 1
 
     async def read_rewrites(self, limit: int) -> list[Any]:
         return []
@@ -287,3 +291,26 @@ async def test_a_row_is_judged_by_the_table_as_it_is_now(tmp_path: Path, changed
     await node.run_until(lambda: len(node.inbox) == 0)
     assert node.merger.merged == [(1, 1)]
     assert node.merger.isolated == (0 if changed else 1)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+async def test_nothing_is_merged_before_capture_has_caught_up_unless_capture_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: bool
+) -> None:
+    monkeypatch.setattr(apply, "CAPTURE_STANDS_S", 0.02)
+    node = Node(tmp_path, lambda headers: None)
+    node.merger.captured_first = False
+    await node.put(1, 1)
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + 0.2
+
+    def waited() -> bool:
+        node.state.server_lsn += moves
+        return loop.time() > ends
+
+    if moves:
+        await node.run_until(waited)
+        assert node.merger.merged == []
+        assert list(node.state.waiting) == [1]
+        node.merger.captured_first = True
+    await node.run_until(lambda: node.merger.merged == [(1, 1)])
