@@ -59,7 +59,7 @@ async def contended(
         states = await pair.status()
         counters = [int(await pair.value(node, COUNTERS)) - counted for node in (0, 1)]
         equal = await pair.converged()
-    increments = sum(len(load.commit_s) for load in loads)
+    increments = sum(load.transactions for load in loads)
     diverged = [] if equal else ["both nodes on the same rows: checksums"]
     if counters != [increments, increments]:
         diverged.append(f"both nodes on the same rows: counters {counters} after {increments} increments")
@@ -101,7 +101,7 @@ def _transaction(source: random.Random, node: int, first: int, index: int) -> Tr
 
 def _rate(loads: list[Load]) -> float:
     """Commits per second; below what is sent when the machine cannot keep up, and the latencies are of that rate."""
-    return sum(len(load.commit_s) / (load.ended_at - load.began_at) for load in loads) * 2 / len(loads)
+    return sum(load.transactions / (load.ended_at - load.began_at) for load in loads) * 2 / len(loads)
 
 
 def _measures(loads: list[Load], states: list[dict[str, Any]], drained_s: list[float]) -> list[Measure]:
