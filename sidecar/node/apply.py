@@ -15,7 +15,7 @@ from sidecar.errors import Action, DirtyRowsError, HeldError, ProtocolError, Sid
 from sidecar.node.gate import Gate, Retry
 from sidecar.node.inbox import Inbox, ReceivedSet
 from sidecar.node.pulse import Pulse
-from sidecar.node.rewrite import rewrite_rows
+from sidecar.node.rewrite import Rewriter
 from sidecar.node.state import NodeState
 from sidecar.postgres.fold_limit import SlowFunctionError
 from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError
@@ -98,6 +98,7 @@ class Applier:
         self._limits = state.settings.limits
         self._rows_budget = float(state.settings.limits.merge_rows_max)
         self._gate = Gate(state, inbox)
+        self._rewriter = Rewriter(state, merger)
         self._sets_max = SETS_MAX
         self._lock_first = False
         self._pulse = pulse
@@ -112,9 +113,8 @@ class Applier:
             if self._state.tables_changed.is_set():
                 self._state.tables_changed.clear()
                 self._merger.forget_statements()
-            if self._state.rewrites_due.is_set():
-                self._state.rewrites_due.clear()
-                await rewrite_rows(self._state, self._merger)
+            if self._rewriter.due:
+                await self._rewriter.batch()
             self._gate.drop_duplicates()
             if self._gate.looks_for_gaps():
                 self._ask_for_missing()

@@ -19,7 +19,11 @@ from sidecar.postgres.row_errors import is_row_error
 REWRITES_PER_TRANSACTION = 500
 """Queued rows taken at a time; they are few, and their locks should be held shortly."""
 
-CAPTURE_WAIT_S = 5.0
+CAPTURE_WAIT_S = 0.25
+"""How long merging stands for capture to come by: long beside what capture takes, unless it is behind."""
+
+CAPTURE_BEHIND_S = 1.0
+"""When capture is looked at again after that, and changes are merged meanwhile."""
 
 RETRY_PAUSE_S = 0.01
 """Pause after a failed batch: local transactions that hold the rows mostly end within it."""
@@ -47,23 +51,45 @@ def touch(spec: TableSpec, keys: list[list[str]]) -> TableChanges:
     )
 
 
-async def rewrite_rows(state: NodeState, merger: Merger) -> None:
-    """Take one batch from the queue and merge it. A row that cannot show its merged value (a CHECK, a trigger) is put
-    into quarantine with its reason; what fails otherwise is tried with the next turn."""
-    queued = await RewriteQueue(merger.session).read(REWRITES_PER_TRANSACTION)
-    if not queued:
-        return
-    try:
-        await merger.wait_for_capture(CAPTURE_WAIT_S)
-        await _rewrite(state, merger, queued)
-    except Exception as error:
-        if is_row_error(error):
-            for entry in queued:
-                await _rewrite_alone(state, merger, entry)
-        elif not _again(state, error):
-            raise
-        await asyncio.sleep(RETRY_PAUSE_S)
-    state.rewrites_due.set()
+class Rewriter:
+    """Works off the queue in the merge loop, a batch at a time."""
+
+    def __init__(self, state: NodeState, merger: Merger) -> None:
+        self._state = state
+        self._merger = merger
+        self._log_end: int | None = None
+        self._not_before = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether there may be something to do now."""
+        return self._state.rewrites_due.is_set() and asyncio.get_running_loop().time() >= self._not_before
+
+    async def batch(self) -> None:
+        """Take one batch from the queue and merge it, once capture has passed the end that the log had when that was
+        tried first. A row that cannot show its merged value (a CHECK, a trigger) is put into quarantine with its
+        reason; what fails otherwise is tried with the next turn."""
+        state, merger = self._state, self._merger
+        state.rewrites_due.clear()
+        queued = await RewriteQueue(merger.session).read(REWRITES_PER_TRANSACTION)
+        if not queued:
+            return
+        state.rewrites_due.set()
+        if self._log_end is None:
+            self._log_end = await merger.log_end()
+        if not await merger.wait_for_capture(CAPTURE_WAIT_S, self._log_end):
+            self._not_before = asyncio.get_running_loop().time() + CAPTURE_BEHIND_S
+            return
+        self._log_end = None
+        try:
+            await _rewrite(state, merger, queued)
+        except Exception as error:
+            if is_row_error(error):
+                for entry in queued:
+                    await _rewrite_alone(state, merger, entry)
+            elif not _again(state, error):
+                raise
+            await asyncio.sleep(RETRY_PAUSE_S)
 
 
 async def _rewrite(state: NodeState, merger: Merger, queued: list[Rewrite]) -> None:

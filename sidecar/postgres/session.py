@@ -133,8 +133,16 @@ class Session:
             async with self.connection.transaction():
                 yield
         finally:
-            if self._origin and not self.connection.is_closed():
-                await self.connection.execute("SELECT pg_replication_origin_session_setup($1)", self._origin)
+            await self._under_origin()
+
+    async def _under_origin(self) -> None:
+        """Speak under the origin again. Where that fails the connection is cut: what led here is to be told first."""
+        if not self._origin or self.connection.is_closed():
+            return
+        try:
+            await self.connection.execute("SELECT pg_replication_origin_session_setup($1)", self._origin)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            self.connection.terminate()
 
     async def own_node(self, *, again: bool = False) -> None:
         """Take the right to be the one sidecar of this database, for as long as this session lives. Raises

@@ -25,7 +25,7 @@ from sidecar.errors import DirtyRowsError
 from sidecar.lab.waiting import wait_until
 from sidecar.node.capture import Capture
 from sidecar.node.pulse import Pulse
-from sidecar.node.rewrite import rewrite_rows
+from sidecar.node.rewrite import Rewriter
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.postgres.admin import connect
 from sidecar.postgres.attach import initialise
@@ -258,9 +258,10 @@ class HarnessNode:
 
     async def rewrite(self) -> None:
         """Work off the queue of local rewrites."""
+        rewriter = Rewriter(self.state, self.merger)
         async with asyncio.timeout(DEADLINE_S):
             while await self.value("SELECT count(*) FROM crdt_state.rewrite"):
-                await rewrite_rows(self.state, self.merger)
+                await rewriter.batch()
                 await self.captured()
 
     async def copy(self, table: str) -> list[str]:

@@ -433,3 +433,24 @@ async def test_a_session_of_the_sidecar_can_write_as_the_application(postgres_se
             await a.sql(
                 "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname LIKE '%test'"
             )
+
+
+async def test_an_error_is_told_though_the_session_cannot_be_what_it_was(postgres_server) -> None:  # type: ignore[no-untyped-def]
+    async with cluster(postgres_server, 1, schema("lww")) as nodes:
+        (a,) = nodes
+        session = await Session.open(a.dsn, purpose="test", origin=True)
+        name = await a.value("SELECT roname FROM pg_replication_origin WHERE roname LIKE 'crdt%test'")
+        try:
+            with pytest.raises(asyncpg.UniqueViolationError):
+                await _write_twice(session, a.app, name)
+            assert session.connection.is_closed()
+        finally:
+            await session.close()
+            await a.app.execute("SELECT pg_replication_origin_session_reset()")
+            await a.app.execute("SELECT pg_replication_origin_drop($1)", name)
+
+
+async def _write_twice(session: Session, other: asyncpg.Connection, origin: str) -> None:
+    async with session.local_transaction():
+        await other.execute("SELECT pg_replication_origin_session_setup($1)", origin)
+        await session.connection.execute("INSERT INTO public.doc VALUES (1, 'a'), (1, 'b')")
