@@ -24,6 +24,7 @@ APART = frozenset(
         "departures",
         "join",
         "large_transaction",
+        "late_capture",
         "process_vectors",
         "random_topologies",
         "relay",

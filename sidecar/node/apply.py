@@ -21,7 +21,7 @@ from sidecar.postgres.fold_limit import SlowFunctionError
 from sidecar.postgres.merge import Merger, MergeResult, UniqueSwapError
 from sidecar.postgres.merge_batch import MergeSet
 from sidecar.postgres.relay import Relayed
-from sidecar.postgres.row_errors import is_row_error
+from sidecar.postgres.row_errors import is_row_error, waiting_line
 
 CAPTURE_WAIT_S = 5.0
 """How long one try waits, with nothing locked, for capture to pass the present end of the log."""
@@ -230,7 +230,7 @@ class Applier:
             self._sets_max = len(sets) // 2
             return True
         origin = sets[0].header.origin
-        line = error.line() if isinstance(error, SidecarError) else f"the merge waits: {error}"
+        line = error.line() if isinstance(error, SidecarError) else waiting_line(error)
         if cause == "held":
             # The mend may change the catalogue: everything is looked up anew.
             retry.merge_set = None

@@ -40,11 +40,17 @@ SESSION_SETTINGS: dict[str, str] = {
     # A DBA's per-role timeouts are made for applications.
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
     "row_security": "on",
     # Nothing is sent, confirmed or acknowledged before it is flushed, also where the server's default is off.
     "synchronous_commit": "on",
 }
 """Settings every SQL session of the sidecar fixes, whatever the role's or the database's defaults are."""
+
+LATER_SETTINGS = (
+    "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'"
+)
+"""The same for a setting that servers before PostgreSQL 17 do not know, and would refuse the connection for."""
 
 # libpq tells failures of a connection apart by their text only (no SQLSTATE reaches the client library); servers that
 # speak another language fall through to the general line. First match wins.
@@ -126,10 +132,11 @@ async def connect(
 
 def session_settings_statement() -> str:
     """One SQL text that fixes :data:`SESSION_SETTINGS` for the session; no parameters."""
-    return "; ".join(
+    settings = (
         f"SET SESSION {name} = {value}" if name == "search_path" else f"SET SESSION {name} = '{value}'"
         for name, value in SESSION_SETTINGS.items()
     )
+    return "; ".join((*settings, LATER_SETTINGS))
 
 
 def parse_dsn(dsn: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sidecar.core.catalog import TableSpec
 from sidecar.core.changes import ChangeSetHeader, is_truncation
 from sidecar.core.merge import truncate
 from sidecar.core.merge.apply import merge_statement, seen_statement
-from sidecar.core.merge.clean import check_statement, lock_statement, restamp_statement
+from sidecar.core.merge.clean import check_statement, lock_statement, restamp_statement, taken_statement
 from sidecar.core.merge.quarantine import quarantine_statement
 from sidecar.core.merge.shapes import Shapes
 from sidecar.core.merge.staging import Argument, Shape, Statement, bind, full_shape
@@ -29,7 +29,7 @@ from sidecar.core.merge.unique import parked_columns, unpark_statement
 from sidecar.core.pgoutput import parse_lsn, record_end
 from sidecar.errors import ApplyError, DirtyRowsError, ProtocolError, TransientError
 from sidecar.postgres.fold_limit import FoldLimit
-from sidecar.postgres.merge_batch import Batch, MergeSet, MergeUnit, UnitNotes
+from sidecar.postgres.merge_batch import Batch, MergeSet, MergeUnit, PostponedRow, RowError, UnitNotes
 from sidecar.postgres.overtaken import Overtaking
 from sidecar.postgres.relay import RelayWriter
 from sidecar.postgres.row_errors import is_row_error, reason_of
@@ -56,6 +56,14 @@ with what is locked in this time, or the node is too slow for its load."""
 
 class UniqueSwapError(TransientError):
     """A unique value is still held by another row of the batch; the next try takes such rows out first."""
+
+
+REFERENCE_ERRORS = ("23503", "23001")
+"""SQLSTATE of foreign keys, which are checked where the role may not set session_replication_role. Rows come by table,
+not in the order of the origin, so another row of the same transaction may mend them."""
+
+POSTPONED_MAX = 10_000
+"""Rows of one change set that are tried again at its end; they stay in memory until then."""
 
 
 class UniqueClashError(ApplyError):
@@ -101,7 +109,7 @@ class Merger:
         self._overtaking = overtaking
         self._shapes = Shapes()
         self._statements: dict[tuple[TableSpec, Shape], Statement] = {}
-        self._locks: dict[TableSpec, tuple[Statement, Statement]] = {}
+        self._locks: dict[TableSpec, tuple[Statement, Statement, Statement]] = {}
         self._sql = load("journal")
         self._wait_s = wait_locked_ms / 1000
         self._folds = FoldLimit(session, function_ms_max)
@@ -121,6 +129,7 @@ class Merger:
             await self._merge_batch(batch, result)
             await self._finish(batch, result)
             _tell(observe, sets)
+            await self._still_vacant(batch)
         result.locked_s = time.perf_counter() - started
         return result
 
@@ -144,6 +153,8 @@ class Merger:
                 await self._merge_batch(batch, result)
             await self._finish(batch, result)
             _tell(observe, sets)
+            await self._still_vacant(batch)
+            await self._still_vacant(batch)
         result.locked_s = time.perf_counter() - started
         return result
 
@@ -172,6 +183,14 @@ class Merger:
         await self._overtaking.note(self._session.connection, batch.entered, batch.xids)
         if self._relay is not None and result.numbers:
             await self._relay.append(self._session, result.numbers, batch.relayed())
+
+    async def _still_vacant(self, batch: Batch) -> None:
+        """What is inserted from now on gets its version after what was merged; what came before is in the way."""
+        for unit in batch.units() if batch.vacant else ():
+            if unit.spec.table_id in batch.vacant and not is_truncation(unit.changes):
+                (row,) = await self._run(self._lock_statements(unit.spec)[2], unit, {})
+                if row["taken"]:
+                    raise DirtyRowsError(f"{row['taken']} rows of {unit.spec.qualified} were inserted while it merged")
 
     @asynccontextmanager
     async def _locked(self, batch: Batch, result: MergeResult, wait_s: float) -> AsyncIterator[None]:
@@ -247,6 +266,7 @@ class Merger:
         await self._session.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         for unit in batch.units():
             await self._isolate(batch, unit, result, 1, unit.changes.rows)
+        await self._postponed(batch, result)
 
     async def _isolate(self, batch: Batch, unit: MergeUnit, result: MergeResult, first: int, last: int) -> None:
         """Merge positions ``first..last``; where that fails, the halves; a single row that fails goes to quarantine.
@@ -271,17 +291,35 @@ class Merger:
                 await self._isolate(batch, unit, result, first, middle)
                 await self._isolate(batch, unit, result, middle + 1, last)
                 return
-            header = batch.sets[0].header
-            others: dict[str, Argument] = {
-                "origin": header.origin,
-                "from_hlc": header.from_hlc,
-                "to_hlc": header.to_hlc,
-                "position": first,
-                "sqlstate": error.sqlstate,
-                "reason": reason_of(error),
-            }
-            await self._run(quarantine_statement(unit.spec, unit.changes), unit, others)
-            result.quarantined += 1
+            if error.sqlstate in REFERENCE_ERRORS and len(batch.postponed) < POSTPONED_MAX:
+                batch.postponed.append((unit, first, error))
+                return
+            await self._quarantine(batch, unit, result, first, error)
+
+    async def _postponed(self, batch: Batch, result: MergeResult) -> None:
+        """Rows that failed for a foreign key, now that all others are there, as long as that helps."""
+        waiting: list[PostponedRow] = []
+        while batch.postponed and len(batch.postponed) != len(waiting):
+            waiting, batch.postponed = batch.postponed, []
+            for unit, position, _ in waiting:
+                await self._isolate(batch, unit, result, position, position)
+        for unit, position, error in batch.postponed:
+            await self._quarantine(batch, unit, result, position, error)
+
+    async def _quarantine(
+        self, batch: Batch, unit: MergeUnit, result: MergeResult, position: int, error: RowError
+    ) -> None:
+        header = batch.sets[0].header
+        others: dict[str, Argument] = {
+            "origin": header.origin,
+            "from_hlc": header.from_hlc,
+            "to_hlc": header.to_hlc,
+            "position": position,
+            "sqlstate": error.sqlstate,
+            "reason": reason_of(error),
+        }
+        await self._run(quarantine_statement(unit.spec, unit.changes), unit, others)
+        result.quarantined += 1
 
     async def _advance_clock(self, batch: Batch) -> None:
         for origin, from_hlc, to_hlc in batch.intervals():
@@ -308,6 +346,7 @@ class Merger:
             **batch.own,
             "members": unit.members.decode() or None,
             "accepted": _accepted(unit),
+            "locked": int(batch.locked),
             "first": first,
             "last": final,
         }
@@ -334,6 +373,8 @@ class Merger:
                 )
         if row.get("ins") or self._overtaking.expects(unit.spec):
             batch.entered.add(unit.spec.table_id)
+        if row["vacant"]:
+            batch.vacant.add(unit.spec.table_id)
         if any(changes.seen):
             await self._run(seen_statement(unit.spec, full_shape(unit.spec)), unit, others)
         result.rows += row["staged"]
@@ -364,10 +405,10 @@ class Merger:
             found = self._statements[spec, shape] = merge_statement(spec, shape)
         return found
 
-    def _lock_statements(self, spec: TableSpec) -> tuple[Statement, Statement]:
+    def _lock_statements(self, spec: TableSpec) -> tuple[Statement, Statement, Statement]:
         found = self._locks.get(spec)
         if found is None:
-            found = self._locks[spec] = (lock_statement(spec), check_statement(spec))
+            found = self._locks[spec] = (lock_statement(spec), check_statement(spec), taken_statement(spec))
         return found
 
     async def _run(self, statement: Statement, unit: MergeUnit, others: dict[str, Argument]) -> list[asyncpg.Record]:

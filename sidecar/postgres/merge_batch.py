@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import asyncpg
+
 from sidecar.core.catalog import TableSpec, quote_table
 from sidecar.core.changes import ChangeSetHeader, TableChanges
 from sidecar.core.former_names import by_present_names
 from sidecar.core.merge.combine import combine
 from sidecar.core.merge.staging import Argument
-from sidecar.errors import HeldError
+from sidecar.errors import ApplyError, HeldError
 from sidecar.postgres.relay import Relayed
 
 Accepted = dict[int, str]
@@ -51,16 +53,24 @@ class MergeSet:
     relayed: Relayed | None = None
 
 
+RowError = asyncpg.PostgresError | ApplyError
+PostponedRow = tuple[MergeUnit, int, RowError]
+"""A row by its position that is tried once more when all others are merged, and why it failed."""
+
+
 class Batch:
     """The change sets of one transaction. ``own`` are arguments that every merge statement of it takes. ``locked``: all
     that it touches is locked, and captured. ``entered``: the tables into which rows were put, and ``xids`` the
-    subtransactions that wrote user rows."""
+    subtransactions that wrote user rows. ``vacant``: the tables in which keys were left without a row.
+    ``postponed``: see :data:`PostponedRow`."""
 
     def __init__(self, sets: Sequence[MergeSet]) -> None:
         self.sets = sets
         self.locked = False
         self.entered: set[int] = set()
         self.xids: set[str] = set()
+        self.vacant: set[int] = set()
+        self.postponed: list[PostponedRow] = []
         self._notes = sets[0].notes if len(sets) == 1 else {}
         headers = [merge_set.header for merge_set in sets]
         width = max([1, *(node for header in headers for node in header.context)])

@@ -12,7 +12,7 @@ import psycopg
 from sidecar.core.membership import FORMER_MEND, former_line
 from sidecar.core.merge.staging import Argument, Statement
 from sidecar.errors import ConfigurationError, FatalError, TransientError
-from sidecar.postgres.admin import ECHO_PREFIX, SESSION_SETTINGS, connect_error, parse_dsn
+from sidecar.postgres.admin import ECHO_PREFIX, LATER_SETTINGS, SESSION_SETTINGS, connect_error, parse_dsn
 from sidecar.postgres.statements import load
 
 STATEMENTS_KEPT = 256
@@ -67,6 +67,7 @@ class Session:
         options = {**fixed, **PLANNER_SETTINGS, **settings, "application_name": f"sidecar/{purpose}"}
         connection = await _connect(dsn, options)
         try:
+            await connection.execute(LATER_SETTINGS)
             replica = await _allowed(connection, "SET session_replication_role = replica")
             under = await _origin(connection, purpose) if origin else ""
             await _allowed(connection, f"SET max_stack_depth = '{STACK_DEPTH}'")

@@ -18,7 +18,7 @@ from psycopg import pq
 from sidecar.core.catalog import quote, quote_literal
 from sidecar.core.pgoutput import show_lsn
 from sidecar.errors import ConfigurationError, FatalError, SidecarError, TransientError
-from sidecar.postgres.admin import CONNECT_TIMEOUT_S, SESSION_SETTINGS, connect_error, parse_dsn
+from sidecar.postgres.admin import CONNECT_TIMEOUT_S, LATER_SETTINGS, SESSION_SETTINGS, connect_error, parse_dsn
 
 COMMAND_TIMEOUT_S = 30.0
 """For SHOW and START_REPLICATION. Starting reads WAL from the slot's restart position under no lock; it answers
@@ -61,7 +61,12 @@ async def open_connection(dsn: str) -> psycopg.AsyncConnection[Any]:
                 "the role in the DSN may not open a replication connection", mend="ALTER ROLE ... REPLICATION"
             ) from None
         raise connect_error(error, parameters, waiting=True) from None
-    limit_receive_buffer(connection.pgconn.socket)
+    try:
+        await command(connection.pgconn, LATER_SETTINGS)
+        limit_receive_buffer(connection.pgconn.socket)
+    except BaseException:
+        await connection.close()
+        raise
     return connection
 
 

@@ -17,6 +17,7 @@ from sidecar.postgres import statements
 from sidecar.postgres.admin import SESSION_SETTINGS, connect, connect_error, parse_dsn
 from sidecar.postgres.migrations import Migration, migrate, read_migrations
 from sidecar.postgres.session import Session
+from sidecar.postgres.walsender import command, open_connection
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -150,18 +151,30 @@ async def test_a_session_has_the_fixed_settings_whatever_the_defaults_are(databa
             "quote_all_identifiers = on",
             "standard_conforming_strings = off",
             "default_transaction_read_only = on",
+            "idle_session_timeout = '1h'",
         ):
             await app.execute(f"ALTER DATABASE {name} SET {setting}")
+        later = await (
+            await app.execute("SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout'")
+        ).fetchone()
+        if later == (1,):
+            await app.execute(f"ALTER DATABASE {name} SET transaction_timeout = '1h'")
     session = await Session.open(database, purpose="merge", origin=False)
     for setting, value in SESSION_SETTINGS.items():
         assert await session.connection.fetchval("SELECT current_setting($1)", setting) == value
+    timeout = "SELECT coalesce(current_setting('transaction_timeout', true), '0')"
+    assert await session.connection.fetchval(timeout) == "0"
     await session.close()
+    walsender = await open_connection(database)
+    assert (await command(walsender.pgconn, timeout)).get_value(0, 0) == b"0"
+    await walsender.close()
     async with await connect(database) as conn:
         assert conn.autocommit is False
         for setting, value in SESSION_SETTINGS.items():
             row = await (await conn.execute("SELECT current_setting(%s)", (setting,))).fetchone()
             assert row == (value,)
         await conn.rollback()
+        assert await (await conn.execute(timeout)).fetchone() == ("0",)
         row = await (await conn.execute("SELECT current_setting('DateStyle')")).fetchone()
         assert row == ("ISO, MDY",)
 

@@ -348,13 +348,17 @@ async def test_what_is_captured_below_a_merged_row_that_is_gone_again_is_above_i
         await converged(nodes, "doc")
 
 
-NOTES = "CREATE TABLE note (id int PRIMARY KEY, title text); COMMENT ON TABLE note IS '@crdt'"
+NOTES = """
+    CREATE TABLE note (id int PRIMARY KEY, title text, extra text DEFAULT 'x');
+    COMMENT ON TABLE note IS '@crdt(row={rule})';
+"""
 
 
-async def test_an_insert_below_a_delete_that_came_meanwhile_loses_on_all_nodes(postgres_server) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("rule", "left"), [("lww", []), ("add_wins", ["(1,b,x)"]), ("remove_wins", [])])
+async def test_an_insert_amidst_the_merge_of_an_insert_and_delete(postgres_server, rule: str, left: list[str]) -> None:  # type: ignore[no-untyped-def]
     """A remote insert and delete find nothing to hold: the local insert commits between their statement and their
-    commit, with the lower hlc. Its own node kept the row, and no other had it."""
-    async with cluster(postgres_server, 2, NOTES) as nodes:
+    commit, with the lower hlc. Its own node kept the row, and no other had it; or nodes had different values."""
+    async with cluster(postgres_server, 2, NOTES.format(rule=rule)) as nodes:
         a, b = nodes
         b.state.hlc.observe(from_ms(a.state.now_ms() + 400))
         async with b.app.transaction():
@@ -371,9 +375,9 @@ async def test_an_insert_below_a_delete_that_came_meanwhile_loses_on_all_nodes(p
             await wait_until(lambda: _taken_in(a, before), DEADLINE_S, "the insert is taken in")
 
         a.merger._finish = finish_late  # type: ignore[method-assign]
-        await a.try_merge((await b.sets())[-1])
+        await a.merge((await b.sets())[-1])
         await settle(nodes)
-        assert [await node.copy("note") for node in nodes] == [[], []]
+        assert [await node.copy("note") for node in nodes] == [left, left]
 
 
 async def test_notes_go_when_capture_has_passed_them(postgres_server) -> None:  # type: ignore[no-untyped-def]

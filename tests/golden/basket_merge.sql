@@ -40,8 +40,9 @@
 --   $39: seen:11
 --   $40: first
 --   $41: last
---   $42: from_hlcs
---   $43: to_hlcs
+--   $42: locked
+--   $43: from_hlcs
+--   $44: to_hlcs
 WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k1::bigint AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, u.v2::text AS val_2, coalesce(u.m0 & $12::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::character varying AS val_3, coalesce(u.m0 & $15::int8 <> 0, false) AS a_4, coalesce(u.l4, u.hlc) AS h_4, u.v4::integer AS val_4, coalesce(u.m0 & $18::int8 <> 0, false) AS a_5, coalesce(u.l5, u.hlc) AS h_5, u.v5::jsonb AS val_5, coalesce(u.m0 & $21::int8 <> 0, false) AS a_6, coalesce(u.l6, u.hlc) AS h_6, u.v6::jsonb AS c_6, coalesce(u.m0 & $24::int8 <> 0, false) AS a_7, coalesce(u.l7, u.hlc) AS h_7, u.v7::jsonb AS c_7, coalesce(u.m0 & $27::int8 <> 0, false) AS a_8, coalesce(u.l8, u.hlc) AS h_8, u.v8::jsonb AS c_8, coalesce(u.m0 & $30::int8 <> 0, false) AS a_9, coalesce(u.l9, u.hlc) AS h_9, u.v9::jsonb AS c_9, coalesce(u.m0 & $33::int8 <> 0, false) AS a_10, coalesce(u.l10, u.hlc) AS h_10, u.v10::jsonb AS c_10, coalesce(u.m0 & $36::int8 <> 0, false) AS a_11, coalesce(u.v11::numeric, 0) AS d_11, u.accepted, u.members, u.seen_11
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $13::text::int8[], $14::text::text[], $16::text::int8[], $17::text::text[], $19::text::int8[], $20::text::text[], $22::text::int8[], $23::text::text[], $25::text::int8[], $26::text::text[], $28::text::int8[], $29::text::text[], $31::text::int8[], $32::text::text[], $34::text::int8[], $35::text::text[], $37::text::text[], $38::text::int4[], $39::text::text[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, v4, l4, v5, l5, v6, l6, v7, l7, v8, l8, v9, l9, v10, l10, v11, accepted, members, seen_11, ord)
@@ -103,7 +104,7 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image AS image,
-      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AND NOT ($42::int8 = 1 AND t.ctid IS NOT NULL AND NOT crdt_state.shows(pg_current_snapshot(), t.xmin)) AS dirty,
       t."hits" AS old_11,
       coalesce(s.x_11, 0) AS sx_11,
       coalesce(s.h_2, s.row_hlc, 0) AS sh_2,
@@ -184,6 +185,7 @@ WITH g AS (
       count(*) FILTER (WHERE p.act IN ('I', 'X')) AS planned_ins,
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent, count(*) FILTER (WHERE within) AS within,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
+      count(*) FILTER (WHERE NOT present AND NOT alive) AS vacant,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
       array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p
@@ -336,7 +338,7 @@ WITH g AS (
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (
     INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)
-    SELECT p.origin, ($42::int8[])[p.member], ($43::int8[])[p.member], 'shop.basket', jsonb_build_object('id', p.k_1::text), jsonb_build_object('hits', p.d_11::text, 'note', p.val_2::text, 'best', p.val_3::text, 'least', p.val_4::text, 'cart', p.val_5::text, 'seen', p.c_6::text, 'tags', p.c_7::text, 'sizes', p.c_8::text, 'notes', p.c_9::text, 'the prefs', p.c_10::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
+    SELECT p.origin, ($43::int8[])[p.member], ($44::int8[])[p.member], 'shop.basket', jsonb_build_object('id', p.k_1::text), jsonb_build_object('hits', p.d_11::text, 'note', p.val_2::text, 'best', p.val_3::text, 'least', p.val_4::text, 'cart', p.val_5::text, 'seen', p.c_6::text, 'tags', p.c_7::text, 'sizes', p.c_8::text, 'notes', p.c_9::text, 'the prefs', p.c_10::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
     FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT clean AND absent > 0 FROM go) RETURNING 1
 ), within AS (
     INSERT INTO crdt_state.conflict (id, table_id, row_key, column_name, element, rule, kind, note, winner_node, winner_hlc, winner_value, winner_vector, loser_node, loser_hlc, loser_value, loser_vector)
@@ -358,5 +360,5 @@ WITH g AS (
     ON CONFLICT (id) DO NOTHING RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing, (SELECT count(*) FROM within) AS within,
-  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen
+  staged, planned_del, planned_upd, planned_ins, vacant, dirty, dirty_seen
 FROM go

@@ -12,8 +12,9 @@
 --   $11: members
 --   $12: first
 --   $13: last
---   $14: from_hlcs
---   $15: to_hlcs
+--   $14: locked
+--   $15: from_hlcs
+--   $16: to_hlcs
 WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k1::bigint AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_11, coalesce(u.v11::numeric, 0) AS d_11, u.accepted, u.members
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::text[], $11::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v11, accepted, members, ord)
@@ -33,7 +34,7 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image AS image,
-      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AND NOT ($14::int8 = 1 AND t.ctid IS NOT NULL AND NOT crdt_state.shows(pg_current_snapshot(), t.xmin)) AS dirty,
       t."hits" AS old_11,
       coalesce(s.x_11, 0) AS sx_11,
       CASE WHEN t.ctid IS NULL THEN s.e_6 END AS e_6,
@@ -71,6 +72,7 @@ WITH g AS (
       count(*) FILTER (WHERE p.act IN ('I', 'X')) AS planned_ins,
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
+      count(*) FILTER (WHERE NOT present AND NOT alive) AS vacant,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
       array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p
@@ -135,9 +137,9 @@ WITH g AS (
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (
     INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)
-    SELECT p.origin, ($14::int8[])[p.member], ($15::int8[])[p.member], 'shop.basket', jsonb_build_object('id', p.k_1::text), jsonb_build_object('hits', p.d_11::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
+    SELECT p.origin, ($15::int8[])[p.member], ($16::int8[])[p.member], 'shop.basket', jsonb_build_object('id', p.k_1::text), jsonb_build_object('hits', p.d_11::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
     FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT clean AND absent > 0 FROM go) RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
-  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen
+  staged, planned_del, planned_upd, planned_ins, vacant, dirty, dirty_seen
 FROM go

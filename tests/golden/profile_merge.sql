@@ -16,8 +16,9 @@
 --   $15: members
 --   $16: first
 --   $17: last
---   $18: from_hlcs
---   $19: to_hlcs
+--   $18: locked
+--   $19: from_hlcs
+--   $20: to_hlcs
 WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k1::uuid AS k_1, coalesce(u.m0 & $9::int8 <> 0, false) AS a_2, coalesce(u.l2, u.hlc) AS h_2, u.v2::text AS val_2, coalesce(u.m0 & $12::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::date AS val_3, u.accepted, u.members
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $10::text::int8[], $11::text::text[], $13::text::int8[], $14::text::text[], $15::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k1, v2, l2, v3, l3, accepted, members, ord)
@@ -37,7 +38,7 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image AS image,
-      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AND NOT ($18::int8 = 1 AND t.ctid IS NOT NULL AND NOT crdt_state.shows(pg_current_snapshot(), t.xmin)) AS dirty,
       coalesce(s.h_2, s.row_hlc, 0) AS sh_2,
       coalesce(s.n_2, s.row_node, 0::int2) AS sn_2,
       t."name" AS old_2,
@@ -72,6 +73,7 @@ WITH g AS (
       count(*) FILTER (WHERE p.act IN ('I', 'X')) AS planned_ins,
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
+      count(*) FILTER (WHERE NOT present AND NOT alive) AS vacant,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
       array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p
@@ -142,9 +144,9 @@ WITH g AS (
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (
     INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)
-    SELECT p.origin, ($18::int8[])[p.member], ($19::int8[])[p.member], 'public.profile', jsonb_build_object('id', p.k_1::text), jsonb_build_object('name', p.val_2::text, 'born', p.val_3::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
+    SELECT p.origin, ($19::int8[])[p.member], ($20::int8[])[p.member], 'public.profile', jsonb_build_object('id', p.k_1::text), jsonb_build_object('name', p.val_2::text, 'born', p.val_3::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
     FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT clean AND absent > 0 FROM go) RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
-  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen
+  staged, planned_del, planned_upd, planned_ins, vacant, dirty, dirty_seen
 FROM go

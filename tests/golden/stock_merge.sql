@@ -23,8 +23,9 @@
 --   $22: seen:7
 --   $23: first
 --   $24: last
---   $25: from_hlcs
---   $26: to_hlcs
+--   $25: locked
+--   $26: from_hlcs
+--   $27: to_hlcs
 WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $10::int8 <> 0, false) AS a_3, coalesce(u.l3, u.hlc) AS h_3, u.v3::text AS val_3, coalesce(u.m0 & $13::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, coalesce(u.m0 & $15::int8 <> 0, false) AS a_5, coalesce(u.v5::numeric, 0) AS d_5, coalesce(u.m0 & $17::int8 <> 0, false) AS a_7, coalesce(u.v7::numeric, 0) AS d_7, u.accepted, u.members, u.seen_4, u.seen_5, u.seen_7
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $9::text::text[], $11::text::int8[], $12::text::text[], $14::text::text[], $16::text::text[], $18::text::text[], $19::text::int4[], $20::text::text[], $21::text::text[], $22::text::text[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v3, l3, v4, v5, v7, accepted, members, seen_4, seen_5, seen_7, ord)
@@ -44,7 +45,7 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image AS image,
-      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AND NOT ($25::int8 = 1 AND t.ctid IS NOT NULL AND NOT crdt_state.shows(pg_current_snapshot(), t.xmin)) AS dirty,
       coalesce(s.h_3, s.row_hlc, 0) AS sh_3,
       coalesce(s.n_3, s.row_node, 0::int2) AS sn_3,
       t."label" AS old_3,
@@ -85,6 +86,7 @@ WITH g AS (
       count(*) FILTER (WHERE p.act IN ('I', 'X')) AS planned_ins,
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
+      count(*) FILTER (WHERE NOT present AND NOT alive) AS vacant,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
       array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p
@@ -166,9 +168,9 @@ WITH g AS (
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (
     INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)
-    SELECT p.origin, ($25::int8[])[p.member], ($26::int8[])[p.member], 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), jsonb_build_object('label', p.val_3::text, 'amount', p.d_4::text, 'views', p.d_5::text, 'price', p.d_7::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
+    SELECT p.origin, ($26::int8[])[p.member], ($27::int8[])[p.member], 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), jsonb_build_object('label', p.val_3::text, 'amount', p.d_4::text, 'views', p.d_5::text, 'price', p.d_7::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
     FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT clean AND absent > 0 FROM go) RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
-  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen
+  staged, planned_del, planned_upd, planned_ins, vacant, dirty, dirty_seen
 FROM go

@@ -13,8 +13,9 @@
 --   $12: members
 --   $13: first
 --   $14: last
---   $15: from_hlcs
---   $16: to_hlcs
+--   $15: locked
+--   $16: from_hlcs
+--   $17: to_hlcs
 WITH g AS (
     SELECT u.ord, u.op, u.hlc, u.ins, u.k2::character varying AS k_2, u.k1::bigint AS k_1, coalesce(u.m0 & $10::int8 <> 0, false) AS a_4, coalesce(u.v4::numeric, 0) AS d_4, u.accepted, u.members
     FROM unnest($3::text::"char"[], $4::text::int8[], $5::text::int8[], $6::text::int8[], $7::text::text[], $8::text::text[], $9::text::text[], $11::text::text[], $12::text::int4[]) WITH ORDINALITY AS u(op, hlc, ins, m0, k2, k1, v4, accepted, members, ord)
@@ -34,7 +35,7 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image AS image,
-      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AND NOT ($15::int8 = 1 AND t.ctid IS NOT NULL AND NOT crdt_state.shows(pg_current_snapshot(), t.xmin)) AS dirty,
       t."amount" AS old_4,
       coalesce(s.x_4, 0) AS sx_4,
       t."views" AS old_5,
@@ -69,6 +70,7 @@ WITH g AS (
       count(*) FILTER (WHERE p.act IN ('I', 'X')) AS planned_ins,
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
+      count(*) FILTER (WHERE NOT present AND NOT alive) AS vacant,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
       array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p
@@ -135,9 +137,9 @@ WITH g AS (
     ON CONFLICT (id) DO NOTHING RETURNING 1
 ), missing AS (
     INSERT INTO crdt_state.quarantine (origin, from_hlc, to_hlc, table_name, row_key, change, sqlstate, reason)
-    SELECT p.origin, ($15::int8[])[p.member], ($16::int8[])[p.member], 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), jsonb_build_object('amount', p.d_4::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
+    SELECT p.origin, ($16::int8[])[p.member], ($17::int8[])[p.member], 'Shop''s.the "stock"', jsonb_build_object('region', p.k_2::text, 'id', p.k_1::text), jsonb_build_object('amount', p.d_4::text), '02000', 'the row is not in this database and left no tombstone; copy it, then repeat the change'
     FROM p WHERE p.act = 'M' AND p.op <> 'T' AND (SELECT clean AND absent > 0 FROM go) RETURNING 1
 )
 SELECT (SELECT count(*) FROM del) AS del, (SELECT count(*) FROM upd) AS upd, (SELECT count(*) FROM ins) AS ins, (SELECT count(*) FROM conflicts) AS conflicts, (SELECT count(*) FROM missing) AS missing,
-  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen
+  staged, planned_del, planned_upd, planned_ins, vacant, dirty, dirty_seen
 FROM go

@@ -78,7 +78,7 @@ class _Merge:
             "g.*",
             "coalesce(g.members, 1) AS member",
             f"({self.origins})[coalesce(g.members, 1)] AS origin",
-            *looked_up_columns(self.spec),
+            *looked_up_columns(self.spec, locked=self.parameters.number("locked")),
         ]
         for column in self.registers:
             select += registers.joined(column)
@@ -328,6 +328,7 @@ class _Merge:
             "      count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,"
             f"{within}\n"
             "      count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,\n"
+            "      count(*) FILTER (WHERE NOT present AND NOT alive) AS vacant,\n"
             "      array_agg(ord) FILTER (WHERE dirty) AS dirty,\n"
             "      array_agg(seen) FILTER (WHERE dirty) AS dirty_seen\n"
             "    FROM p"
@@ -355,7 +356,7 @@ class _Merge:
         return self.parameters.statement("WITH " + ", ".join(texts) + f"\n{SUMMARY.format(counts=counts)}")
 
 
-SUMMARY = "SELECT {counts},\n  staged, planned_del, planned_upd, planned_ins, dirty, dirty_seen\nFROM go"
+SUMMARY = "SELECT {counts},\n  staged, planned_del, planned_upd, planned_ins, vacant, dirty, dirty_seen\nFROM go"
 
 UPDATE = "'U'"
 INSERTS = "'I', 'R'"
@@ -384,7 +385,7 @@ def merge_statement(spec: TableSpec, shape: Shape) -> Statement:
     ``to_hlcs`` (int8[]) and ``contexts`` (int8[][], second index the node id); ``members`` (int4[] literal: the change
     set of each row, NULL for the first), ``accepted`` (text[] literal by position: what was seen, each as
     :data:`.clean.SEEN`, separated by spaces; '' for any absence, NULL for "not accepted"), ``first``/``last``
-    (positions)."""
+    (positions), ``locked`` (as for :func:`.clean.dirty`)."""
     return _Merge(spec, shape).statement()
 
 

@@ -12,22 +12,29 @@ SEEN = "coalesce({xmin}::text, concat('-', {live}, '.', {dead}))"
 last delete that its row state knows. By nothing but the absence, a key that was deleted, inserted and deleted again
 since would pass for the same, and the last delete, not captured yet, for none."""
 
+SHOWN = "crdt_state.shows(pg_current_snapshot(), t.xmin)"
+"""Whether the user row was written by another transaction: what a statement sees and its snapshot does not show is of
+its own transaction, below a savepoint, too."""
+
 SEEN_HERE = SEEN.format(xmin="t.xmin", live="coalesce(s.live_hlc, 0)", dead="s.dead_hlc")
 
 
-def dirty(spec: TableSpec, *, states: bool = False) -> str:
+def dirty(spec: TableSpec, *, states: bool = False, locked: str = "") -> str:
     """Whether a staged row ``g``, with row state ``s`` and user row ``t``, has a local commit that is not captured;
-    ``states``: the staged rows are no operations."""
+    ``states``: the staged rows are no operations. ``locked``: 1 when all rows of the transaction were locked and found
+    clean before it wrote any; what a foreign key's action or a trigger has made of one since is this transaction's own,
+    which is what its snapshot does not show."""
     # Rows of before the table was attached have no row state: what was done to one that is there no more has come
     # before the capture of a local delete. An insert, and a delete of a row that lived for one change set only, mostly
     # find neither state nor row.
     was_there = "" if states else " OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL"
+    mine = f" AND NOT ({locked} = 1 AND t.ctid IS NOT NULL AND NOT {SHOWN})" if locked else ""
     return (
         f"CASE WHEN g.accepted IS NOT NULL AND ({SEEN_HERE} = ANY (string_to_array(g.accepted, ' '))"
         " OR g.accepted = '' AND t.ctid IS NULL) THEN false"
         f" WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL{was_there}"
         f" ELSE (t.ctid IS NOT NULL) <> {alive_here(spec, 's')}"
-        " OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END"
+        f" OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END{mine}"
     )
 
 
@@ -45,9 +52,9 @@ def looked_up(spec: TableSpec) -> str:
     )
 
 
-def looked_up_columns(spec: TableSpec, *, states: bool = False) -> list[str]:
-    """What every merge needs of the rows that :func:`looked_up` found, whatever columns its table has; ``states`` as
-    for :func:`dirty`."""
+def looked_up_columns(spec: TableSpec, *, states: bool = False, locked: str = "") -> list[str]:
+    """What every merge needs of the rows that :func:`looked_up` found, whatever columns its table has; ``states`` and
+    ``locked`` as for :func:`dirty`."""
     return [
         "s.ctid AS s_ctid",
         "t.ctid AS t_ctid",
@@ -60,7 +67,7 @@ def looked_up_columns(spec: TableSpec, *, states: bool = False) -> list[str]:
         "s.dead_hlc AS s_dead_hlc",
         "s.dead_node AS s_dead_node",
         f"{image(spec, 's')} AS image",
-        f"{dirty(spec, states=states)} AS dirty",
+        f"{dirty(spec, states=states, locked=locked)} AS dirty",
         *joined(spec),
     ]
 
@@ -81,6 +88,17 @@ def check_statement(spec: TableSpec) -> Statement:
         f" unnest({accepted}::text[]) WITH ORDINALITY AS a(accepted, ord) USING (ord))\n"
         f"SELECT g.ord, {SEEN_HERE} AS seen\n"
         f"FROM g {looked_up(spec)}\nWHERE {dirty(spec)} ORDER BY g.ord"
+    )
+
+
+def taken_statement(spec: TableSpec) -> Statement:
+    """How many of the keys that a merge left without a row have one: a local insert has come meanwhile. Nothing holds
+    an absent key, so this looks again before the commit."""
+    parameters = Parameters()
+    keys = staged_keys(spec, parameters)
+    return parameters.statement(
+        f"WITH g AS (\n    {keys}\n)\nSELECT count(*) AS taken FROM g {looked_up(spec)}\n"
+        f"WHERE t.ctid IS NOT NULL AND s.ctid IS NOT NULL AND NOT {alive_here(spec, 's')}"
     )
 
 
