@@ -78,9 +78,10 @@ INSERT INTO crdt_state.position (slot, lsn) VALUES (%s, %s::pg_lsn)
 SELECT EXISTS (SELECT FROM crdt_state.replicated_table WHERE relation_oid = %s AND detached IS NULL)
 
 -- name: is_published
--- Whether the relation is in the publication (one boolean).
-SELECT EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
-               WHERE r.prrelid = %s AND p.pubname = 'crdt')
+-- Whether the relation is in the publication, and whether with all rows and columns (which PostgreSQL 14 cannot narrow).
+SELECT count(*) > 0, count(*) FILTER (WHERE coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL) > 0
+FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
+WHERE r.prrelid = %s AND p.pubname = 'crdt'
 
 -- name: read_detached
 -- Table ids of earlier attachments of the same name, whose state tables can go.

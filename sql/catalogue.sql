@@ -17,7 +17,8 @@ SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c
        pg_has_role(c.relowner, 'USAGE') AS is_owner,
        has_schema_privilege(n.oid, 'USAGE') AS may_use_schema,
        EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
-               WHERE r.prrelid = c.oid AND p.pubname = 'crdt') AS is_published,
+               WHERE r.prrelid = c.oid AND p.pubname = 'crdt'
+                 AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NULL) AS is_published,
        EXISTS (SELECT FROM pg_constraint AS o WHERE o.confrelid = c.oid AND o.contype = 'f') AS is_referenced
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -188,11 +189,12 @@ WITH annotated AS (
     UNION
     SELECT r.prrelid FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid WHERE p.pubname = 'crdt'
 )
-SELECT md5(coalesce(string_agg(
+SELECT md5(coalesce((SELECT concat_ws(' ', p.oid, p.pubowner, p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate)
+                     FROM pg_publication AS p WHERE p.pubname = 'crdt'), '') || E'\n' || coalesce(string_agg(
     concat_ws(' ', c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relreplident, c.relispartition, c.relowner,
         c.relforcerowsecurity, c.relhastriggers, pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'USAGE'),
-        EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
-                WHERE r.prrelid = c.oid AND p.pubname = 'crdt'),
+        (SELECT to_jsonb(r)::text FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
+         WHERE r.prrelid = c.oid AND p.pubname = 'crdt'),
         (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attnotnull, a.attgenerated,
                     a.attidentity, a.attisdropped, (SELECT f.oid FROM pg_attrdef AS f
                                                     WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum)),

@@ -96,7 +96,7 @@ class Applier:
         self._publish = publish
         self._refresh_tables = refresh_tables
         self._limits = state.settings.limits
-        self._rows_budget = float(state.settings.limits.merge_rows_max)
+        self._rows_budget = float(MERGE_ROWS_MIN)  # the first statements are planned while rows are locked
         self._gate = Gate(state, inbox)
         self._rewriter = Rewriter(state, merger)
         self._sets_max = SETS_MAX

@@ -338,7 +338,10 @@ class Node:
             line = problem.line().removeprefix("error: ")
             found[problem.place] = f"{found[problem.place]}; {line}" if problem.place in found else line
         self.state.set_catalogue_problems(found)
-        warnings = {problem.line() for problem in problems if problem.severity == "warning"}
+        for problem in (problem for problem in problems if problem.lasts):
+            place = problem.place or "publication"
+            self.state.problem(f"not captured {place}", problem.line().removeprefix("warning: "))
+        warnings = {problem.line() for problem in problems if problem.severity == "warning" and not problem.lasts}
         for line in sorted(warnings - self._warned):
             self.state.log.warning("table_warning", reason=line)
         self._warned = warnings

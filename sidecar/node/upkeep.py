@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from sidecar.core.hlc import HLC_MAX, to_ms
+from sidecar.errors import TransientError
 from sidecar.node.links import NodeLinks
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.peers.mesh import PeerMesh
@@ -19,6 +20,10 @@ from sidecar.postgres.relay import RelayStore
 
 CLOSE_WAIT_S = 5.0
 """How long a heartbeat waits for capture to pass its position; capture that is further behind closes nothing."""
+
+ANSWER_S = 30.0
+"""How long the database may take for the end of its log, which takes it no time; what stands before it in the session
+takes seconds at most. A connection that hangs (a firewall that forgot it, a server that moved) ends by nothing else."""
 
 PEERS_STORED_S = 1.0
 """How often the state of the links is written for crdt.nodes and crdt.lag."""
@@ -45,7 +50,7 @@ async def heartbeat_loop(
             links.beat()
             continue
         taken_ms = state.now_ms()
-        lsn = await reader.log_end()
+        lsn = await _answered(reader.log_end())
         progress.saw_log_end(lsn, asyncio.get_running_loop().time())
         if await progress.captured(lsn, CLOSE_WAIT_S):
             async with state.writer_lock:
@@ -56,6 +61,17 @@ async def heartbeat_loop(
                     await writer.close_interval(lsn, hlc)
                     state.advance(state.node_id, hlc)
         links.beat()
+
+
+async def _answered(question: Awaitable[int]) -> int:
+    """What the database says, or :class:`TransientError`: everything is opened anew then."""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            return await question
+    except TimeoutError:
+        raise TransientError(
+            f"the database has not answered for {ANSWER_S:.0f} s", mend="the connections are opened anew"
+        ) from None
 
 
 async def catalogue_loop(state: NodeState, refresh: Callable[[], Awaitable[None]]) -> None:

@@ -47,6 +47,15 @@ SESSION_SETTINGS: dict[str, str] = {
 }
 """Settings every SQL session of the sidecar fixes, whatever the role's or the database's defaults are."""
 
+KEEPALIVES: dict[str, Any] = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""libpq parameters, unless the DSN has its own: a minute after the other side is gone without a word, so is the
+connection (the system waits two hours)."""
+
 LATER_SETTINGS = (
     "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'"
 )
@@ -115,6 +124,7 @@ async def connect(
     parameters = parse_dsn(dsn)
     parameters.setdefault("application_name", "sidecar")
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
+    parameters = {**KEEPALIVES, **parameters}
     parameters.update(overrides)
     parameters["client_encoding"] = "UTF8"
     try:

@@ -13,19 +13,15 @@ from sidecar.core.catalog import TableSpec
 from sidecar.errors import ConfigurationError, FatalError
 from sidecar.postgres.admin import own_transaction
 from sidecar.postgres.identity import check_place, present_place, store_place
-from sidecar.postgres.migrations import LOCK_KEY, migrate
+from sidecar.postgres.migrations import migrate
 from sidecar.postgres.problem import Problem, errors
+from sidecar.postgres.publication import PUBLICATION, Publication, ensure_publication
 from sidecar.postgres.server_check import check_server
 from sidecar.postgres.statements import load
 from sidecar.postgres.table_attach import AttachResult, attach_tables
 from sidecar.settings import NodeSettings, Settings
 
 __all__ = ["AttachResult", "InitReport", "attach_tables", "initialise", "slot_name"]
-
-PUBLICATION = "crdt"
-
-GENERATED_COLUMNS_VERSION = 180_000
-"""Servers from here on publish generated columns, and refuse UPDATE where an identity has an unpublished one."""
 
 INIT_TRIES = 50
 """Tries on a busy table while a person watches: 50 waits of 0.1 s with pauses of 0.2 s, some 15 s."""
@@ -82,9 +78,9 @@ async def initialise(
     if not moved:
         await check_place(conn, settings.node.dsn)
     node_created = await _claim(conn, settings.node)
-    publication_created = await _ensure_publication(conn)
-    if publication_created:
-        say(f"publication {PUBLICATION} created")
+    publication = await ensure_publication(conn)
+    if publication is not Publication.WHOLE:
+        say(f"publication {PUBLICATION} {publication.value}")
     slot, slot_created = await _ensure_slot(conn, settings.node.id, say)
     await store_place(conn, await present_place(conn, settings.node.dsn))
     result = await attach_tables(conn, settings, tries=INIT_TRIES)
@@ -93,7 +89,7 @@ async def initialise(
     return InitReport(
         migrations=applied,
         node_created=node_created,
-        publication_created=publication_created,
+        publication_created=publication is Publication.CREATED,
         slot=slot,
         slot_created=slot_created,
         tables=result.tables,
@@ -135,39 +131,6 @@ async def _claim(conn: Connection, node: NodeSettings) -> bool:
             )
         await conn.execute(_SQL["insert_clock"], {"id": node.id})
     return inserted.rowcount == 1
-
-
-async def _ensure_publication(conn: Connection) -> bool:
-    """The publication, owned by this role and publishing every kind of change; returns whether it is new."""
-    async with own_transaction(conn):
-        await conn.execute(_MIGRATION_SQL["lock"], (LOCK_KEY,))
-        row = await (await conn.execute(_SQL["read_publication"])).fetchone()
-        if row is None:
-            await conn.execute(_SQL["create_publication"])
-            await _publish_generated(conn)
-            return True
-        is_owner, all_tables, publishes_all = row
-        if not is_owner:
-            raise ConfigurationError(
-                f"publication {PUBLICATION} belongs to another role", mend="ALTER PUBLICATION crdt OWNER TO this role"
-            )
-        if all_tables:
-            raise ConfigurationError(
-                f"publication {PUBLICATION} exists FOR ALL TABLES",
-                mend="DROP PUBLICATION crdt; sidecar init makes it anew",
-            )
-        if not publishes_all:
-            await conn.execute(_SQL["widen_publication"])
-        await _publish_generated(conn)
-    return False
-
-
-async def _publish_generated(conn: Connection) -> None:
-    if conn.info.server_version < GENERATED_COLUMNS_VERSION:
-        return
-    row = await (await conn.execute(_SQL["publishes_generated"])).fetchone()
-    if row is not None and not row[0]:
-        await conn.execute(_SQL["publish_generated"])
 
 
 async def _ensure_slot(conn: Connection, node_id: int, say: Progress) -> tuple[str, bool]:

@@ -13,6 +13,7 @@ from sidecar.postgres.admin import connect
 from sidecar.postgres.catalogue import catalogue_version
 from sidecar.postgres.migrations import migrate
 from sidecar.postgres.problem import Problem
+from sidecar.postgres.publication import publication_problems
 from sidecar.postgres.table_attach import attach_tables
 from sidecar.settings import Settings
 
@@ -45,12 +46,14 @@ class CatalogueSession:
             try:
                 if self._version and await catalogue_version(self._connection) == self._version:
                     return None, []
+                # Before the stream is opened, a publication that is missing is for sidecar init to make.
+                problems = await publication_problems(self._connection) if self._version else []
                 result = await attach_tables(self._connection, self._settings)
             except psycopg.OperationalError as error:
                 raise TransientError(f"the database connection failed: {error}") from None
             self._version = result.version
             self.busy = frozenset(result.busy)
-            return result.tables, result.problems
+            return result.tables, [*problems, *result.problems]
 
     async def close(self) -> None:
         """Close the session."""

@@ -14,13 +14,15 @@ _ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "advice": 2}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One finding. ``table`` is ``schema.name`` or empty (the server), ``column`` a name or empty."""
+    """One finding. ``table`` is ``schema.name`` or empty (the server), ``column`` a name or empty. ``lasts``: what it
+    did stays when it is mended, so a running node goes on to tell of it."""
 
     severity: Severity
     message: str
     mend: str = ""
     table: str = ""
     column: str = ""
+    lasts: bool = False
 
     @property
     def place(self) -> str:

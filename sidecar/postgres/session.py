@@ -35,6 +35,13 @@ STACK_DEPTH = "6MB"
 row state. Where the role may not set it, or the server's own limit is lower, such a document is put aside, see
 :mod:`sidecar.postgres.put_aside`."""
 
+DROP_LEFT_ORIGINS = """
+SELECT pg_replication_origin_drop(o.roname) FROM pg_replication_origin AS o
+WHERE o.roname ~ '^crdt_[0-9]+_[a-z]+$'
+  AND NOT EXISTS (SELECT FROM pg_database AS d WHERE d.oid::text = split_part(o.roname, '_', 2))
+"""
+"""Origins of databases that were dropped with their node: a server has room for few (PostgreSQL 18: 10 by default)."""
+
 BEGIN_OWN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_logical_emit_message(true, '{ECHO_PREFIX}', '')"
 
 
@@ -220,16 +227,17 @@ async def _allowed(connection: asyncpg.Connection, sql: str) -> bool:
 
 
 async def _origin(connection: asyncpg.Connection, purpose: str) -> str:
-    """Make the session speak under its replication origin, whose name is returned; empty where it may not. An origin
-    can serve one session at a time."""
+    """Make the session speak under its replication origin, whose name is returned; empty where it may not, or where the
+    server has no room for another. An origin can serve one session at a time."""
     database = await connection.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = current_database()")
     name = f"crdt_{database}_{purpose}"
     try:
         known = await connection.fetchval("SELECT pg_replication_origin_oid($1)", name)
         if known is None:
+            await connection.execute(DROP_LEFT_ORIGINS)
             await connection.execute("SELECT pg_replication_origin_create($1)", name)
         await connection.execute("SELECT pg_replication_origin_session_setup($1)", name)
-    except asyncpg.InsufficientPrivilegeError:
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.ConfigurationLimitExceededError):
         return ""
     except asyncpg.ObjectInUseError as error:
         raise TransientError(f"replication origin {name} is in use: {error}", mend="stop the other sidecar") from None

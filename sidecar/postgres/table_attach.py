@@ -29,6 +29,7 @@ from sidecar.postgres.in_force import (
 )
 from sidecar.postgres.migrations import LOCK_KEY
 from sidecar.postgres.problem import Problem, in_order
+from sidecar.postgres.publication import NOT_CAPTURED
 from sidecar.postgres.statements import load
 from sidecar.settings import Settings
 
@@ -177,15 +178,19 @@ async def _publish(conn: Connection, relation: Relation) -> None:
     """Full replica identity, whose lock waits for every writer; then the publication."""
     name = quote_table(relation.schema, relation.name)
     await conn.execute(f"ALTER TABLE ONLY {name} REPLICA IDENTITY FULL")
-    if not await _is_published(conn, relation):
+    listed, whole = await _is_published(conn, relation)
+    if listed and not whole:
+        await conn.execute(f"ALTER PUBLICATION crdt DROP TABLE ONLY {name}")
+    if not whole:
         await conn.execute(f"ALTER PUBLICATION crdt ADD TABLE ONLY {name}")
 
 
-async def _is_published(conn: Connection, relation: Relation) -> bool:
-    """Asked again under the lock: another process may have been faster."""
+async def _is_published(conn: Connection, relation: Relation) -> tuple[bool, bool]:
+    """Whether it is in the publication, and with all rows and columns. Asked again under the lock: another process may
+    have been faster."""
     row = await (await conn.execute(_SQL["is_published"], (relation.oid,))).fetchone()
     assert row is not None
-    return bool(row[0])
+    return bool(row[0]), bool(row[1])
 
 
 async def _drop_left_over(conn: Connection, spec: TableSpec) -> None:
@@ -233,7 +238,7 @@ async def _record(conn: Connection, spec: TableSpec, recorded: Sequence[Attached
 async def _detach(work: _Round, table: AttachedTable, relation: Relation | None) -> None:
     async def step() -> bool:
         conn = work.conn
-        if relation is not None and await _is_published(conn, relation):
+        if relation is not None and (await _is_published(conn, relation))[0]:
             name = quote_table(relation.schema, relation.name)
             await conn.execute(f"ALTER PUBLICATION crdt DROP TABLE ONLY {name}")
         if relation is None:
@@ -280,9 +285,10 @@ async def _reconcile(
         work.problems.append(
             Problem(
                 "warning",
-                "was taken out of the publication or lost its full replica identity; it was put back",
-                "changes written meanwhile were not captured: compare the nodes",
+                "was taken out of the publication, narrowed in it, or lost its full replica identity; it was put back",
+                NOT_CAPTURED,
                 table=relation.qualified,
+                lasts=True,
             )
         )
     if unpublished or len(work.problems) == before:

@@ -18,7 +18,14 @@ from psycopg import pq
 from sidecar.core.catalog import quote, quote_literal
 from sidecar.core.pgoutput import show_lsn
 from sidecar.errors import ConfigurationError, FatalError, SidecarError, TransientError
-from sidecar.postgres.admin import CONNECT_TIMEOUT_S, LATER_SETTINGS, SESSION_SETTINGS, connect_error, parse_dsn
+from sidecar.postgres.admin import (
+    CONNECT_TIMEOUT_S,
+    KEEPALIVES,
+    LATER_SETTINGS,
+    SESSION_SETTINGS,
+    connect_error,
+    parse_dsn,
+)
 
 COMMAND_TIMEOUT_S = 30.0
 """For SHOW and START_REPLICATION. Starting reads WAL from the slot's restart position under no lock; it answers
@@ -51,6 +58,7 @@ async def open_connection(dsn: str) -> psycopg.AsyncConnection[Any]:
     parameters["options"] = f"{parameters.get('options') or ''} {settings}".strip()
     parameters.setdefault("application_name", "sidecar")
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
+    parameters = {**KEEPALIVES, **parameters}
     parameters["client_encoding"] = "UTF8"
     parameters["replication"] = "database"
     try:

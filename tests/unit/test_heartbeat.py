@@ -7,8 +7,12 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from sidecar.core.hlc import to_ms
+from sidecar.errors import TransientError
 from sidecar.lab.waiting import wait_until
+from sidecar.node import upkeep
 from sidecar.node.state import CaptureProgress, NodeState
 from sidecar.node.upkeep import heartbeat_loop
 from sidecar.settings import Settings
@@ -145,3 +149,18 @@ async def test_what_is_told_is_written_down_before() -> None:
     asyncio.get_running_loop().call_later(0.05, written.set)
     await node.until(lambda: bool(seen))
     assert seen[0] == node.database.closed[0] > 0
+
+
+async def test_a_database_that_does_not_answer_ends_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that a firewall forgot hangs for ever: the node stood still, and said that all was well."""
+    monkeypatch.setattr(upkeep, "ANSWER_S", 0.02)
+    node = Node(lambda _: None)
+
+    async def never() -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    monkeypatch.setattr(node.database, "log_end", never)
+    database: Any = node.database
+    with pytest.raises(TransientError, match="has not answered"):
+        await heartbeat_loop(node.state, node.progress, database, database, node.links)
