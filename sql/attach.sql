@@ -54,6 +54,11 @@ ALTER PUBLICATION crdt SET (publish_generated_columns = stored)
 -- The slot and the LSN up to which changes are durably captured; no row before the first init.
 SELECT slot, lsn::text FROM crdt_state.position
 
+-- name: may_read_position
+-- Whether this role can read it; false before the first init.
+SELECT coalesce(has_schema_privilege(to_regnamespace('crdt_state'), 'USAGE')
+                AND has_table_privilege(to_regclass('crdt_state.position'), 'SELECT'), false)
+
 -- name: read_slot
 -- database, is this database, plugin, active, lost, this database's OID; no row when there is none.
 SELECT coalesce(database::text, ''), coalesce(database = current_database(), false), coalesce(plugin::text, ''), active,

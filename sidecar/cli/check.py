@@ -14,6 +14,7 @@ from sidecar.cli import console
 from sidecar.core.catalog import TableSpec
 from sidecar.errors import UsageError
 from sidecar.postgres.admin import connect
+from sidecar.postgres.attach import attached_problems
 from sidecar.postgres.catalogue import read_catalogue
 from sidecar.postgres.orphans import find_orphans
 from sidecar.postgres.problem import Problem, errors, in_order
@@ -58,7 +59,8 @@ def command(
 async def _check(dsn: str, schemas: Sequence[str]) -> Findings:
     async with await connect(dsn, autocommit=True) as conn:
         found = await examine(conn, schemas)
-        return Findings(found.tables, in_order([*found.problems, *await find_orphans(conn, found.tables)]))
+        lost, orphans = await attached_problems(conn), await find_orphans(conn, found.tables)
+        return Findings(found.tables, in_order([*lost, *found.problems, *orphans]))
 
 
 async def examine(conn: psycopg.AsyncConnection[Any], schemas: Sequence[str] = ()) -> Findings:

@@ -15,7 +15,7 @@ from sidecar.postgres.admin import own_transaction
 from sidecar.postgres.identity import check_place, present_place, store_place
 from sidecar.postgres.migrations import migrate
 from sidecar.postgres.problem import Problem, errors
-from sidecar.postgres.publication import PUBLICATION, Publication, ensure_publication
+from sidecar.postgres.publication import NOT_CAPTURED, PUBLICATION, Publication, ensure_publication
 from sidecar.postgres.server_check import check_server
 from sidecar.postgres.statements import load
 from sidecar.postgres.table_attach import AttachResult, attach_tables
@@ -131,6 +131,31 @@ async def _claim(conn: Connection, node: NodeSettings) -> bool:
             )
         await conn.execute(_SQL["insert_clock"], {"id": node.id})
     return inserted.rowcount == 1
+
+
+async def attached_problems(conn: Connection) -> list[Problem]:
+    """What an attached database has lost that its sidecar cannot do without; nothing of one that is not attached. In
+    autocommit; changes nothing."""
+    row = await (await conn.execute(_SQL["may_read_position"])).fetchone()
+    position = await (await conn.execute(_SQL["read_position"])).fetchone() if row is not None and row[0] else None
+    if position is None:
+        return []
+    problems = []
+    slot, captured = str(position[0]), str(position[1])
+    try:
+        _require_slot(slot, captured, await (await conn.execute(_SQL["read_slot"], (slot,))).fetchone())
+    except FatalError as error:
+        problems.append(Problem("error", error.message, error.mend))
+    published = await (await conn.execute(_SQL["read_publication"])).fetchone()
+    if published is None:
+        problems.append(Problem("error", f"publication {PUBLICATION} does not exist", f"sidecar init; {NOT_CAPTURED}"))
+    elif not published[0]:
+        mend = f"ALTER PUBLICATION {PUBLICATION} OWNER TO this role"
+        problems.append(Problem("error", f"publication {PUBLICATION} belongs to another role", mend))
+    elif not published[2]:
+        line = f"publication {PUBLICATION} does not publish every kind of change"
+        problems.append(Problem("error", line, f"sidecar init, or sidecar run; {NOT_CAPTURED}"))
+    return problems
 
 
 async def _ensure_slot(conn: Connection, node_id: int, say: Progress) -> tuple[str, bool]:

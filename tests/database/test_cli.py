@@ -115,6 +115,26 @@ def test_check_is_content_with_a_good_schema_and_changes_nothing(run: Run, datab
     assert query(database, "SELECT to_regnamespace('crdt_state')") == [(None,)]
 
 
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ("SELECT pg_drop_replication_slot(slot) FROM crdt_state.position", "slot lost: replication slot"),
+        ("DROP PUBLICATION crdt", "publication crdt does not exist"),
+        ("ALTER PUBLICATION crdt SET (publish = 'insert')", "does not publish every kind of change"),
+    ],
+)
+def test_check_tells_what_an_attached_database_has_lost(run: Run, database: str, loss: str, words: str) -> None:
+    query(database, SCHEMA)
+    assert run("init")[0] == 0
+    assert run("check")[0] == 0
+    query(database, loss)
+    status, out, _ = run("check", "--json")
+    assert status == 2
+    (problem,) = (p for p in json.loads(out)["problems"] if p["severity"] == "error")
+    assert words in problem["message"]
+    assert problem["mend"]
+
+
 def test_check_and_init_advise_on_types_without_refusing_anything(run: Run, database: str) -> None:
     query(database, "CREATE TABLE post (id int PRIMARY KEY, likes int, tags text[], views int)")
     query(database, "COMMENT ON TABLE post IS '@crdt'; COMMENT ON COLUMN post.views IS '@crdt(lww_register)'")

@@ -222,3 +222,23 @@ async def test_a_peer_made_anew_keeps_its_name_under_another_id(database: str) -
         await store(7, "b", 0)
         await store(7, "b", 10)
         assert sorted(await node.reader.known_peers()) == [(3, "c", 60), (7, "b", 10)]
+
+
+CONFLICTS = """
+INSERT INTO crdt_state.conflict
+    (id, table_id, row_key, rule, kind, winner_node, winner_hlc, loser_node, loser_hlc, detected)
+SELECT gen_random_uuid(), 1, '{}', 'lww_register', 'overwrite', 1, 1, 2, i, now() - make_interval(hours => i)
+FROM generate_series(1, 50) AS i
+"""
+
+
+async def test_old_conflicts_and_those_beyond_the_number_go_the_oldest_first(database: str) -> None:
+    async with open_node(database, 1, SCHEMA) as node:
+        hours = "SELECT array_agg(loser_hlc ORDER BY loser_hlc) FROM crdt_state.conflict"
+        await node.sql(CONFLICTS)
+        await node.reader.trim_conflicts(1000, 1000)
+        assert await node.value(hours) == list(range(1, 51))
+        await node.reader.trim_conflicts(2, 1000)
+        assert await node.value(hours) == list(range(1, 48))
+        await node.reader.trim_conflicts(1, 20)
+        assert await node.value(hours) == list(range(1, 22))
