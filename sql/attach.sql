@@ -98,6 +98,11 @@ WHERE schema_name = %s AND table_name = %s AND detached IS NOT NULL
 INSERT INTO crdt_state.replicated_table (schema_name, table_name, relation_oid, row_rule, fingerprint)
 VALUES (%(schema)s, %(name)s, %(relation)s, %(row_rule)s, '') RETURNING table_id
 
+-- name: free_name
+-- Another table had the name until now (two swapped theirs, or it was dropped); its own turn comes in the same round.
+UPDATE crdt_state.replicated_table SET table_name = left(table_name, 48) || '~' || table_id
+WHERE schema_name = %(schema)s AND table_name = %(name)s AND table_id <> %(table_id)s AND detached IS NULL
+
 -- name: update_table
 -- After a change: names, row rule and fingerprint in force.
 UPDATE crdt_state.replicated_table

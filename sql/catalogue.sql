@@ -120,7 +120,7 @@ ORDER BY a.attrelid, a.attnum
 
 -- name: read_indexes
 -- Primary keys, secondary unique indexes and exclusion constraints of the candidates. columns: the key columns, and for
--- an expression or a predicate every column it mentions.
+-- an expression, a predicate or a generated column every column it mentions.
 SELECT x.indrelid::int8 AS relation, c.relname::text AS name, x.indisprimary AS is_primary, x.indimmediate AS immediate,
        x.indisexclusion AS is_exclusion,
        (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute AS a
@@ -130,7 +130,14 @@ SELECT x.indrelid::int8 AS relation, c.relname::text AS name, x.indisprimary AS 
                OR ((x.indexprs IS NOT NULL OR x.indpred IS NOT NULL) AND a.attnum IN (
                        SELECT d.refobjsubid FROM pg_depend AS d
                        WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid
-                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = x.indrelid)))) AS columns
+                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = x.indrelid))
+               OR a.attnum IN (
+                       SELECT d.refobjsubid FROM pg_attribute AS g
+                       LEFT JOIN pg_attrdef AS f ON f.adrelid = g.attrelid AND f.adnum = g.attnum
+                       JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = g.attrelid AND d.objsubid = g.attnum
+                           OR d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+                       WHERE g.attrelid = x.indrelid AND g.attgenerated <> '' AND g.attnum = ANY (x.indkey::int2[])
+                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = x.indrelid))) AS columns
 FROM pg_index AS x
 JOIN pg_class AS c ON c.oid = x.indexrelid
 WHERE x.indrelid = ANY (%(oids)s::oid[]) AND (x.indisunique OR x.indisexclusion) AND x.indislive

@@ -206,6 +206,7 @@ async def _drop_state(conn: Connection, spec: TableSpec) -> None:
 async def _record(conn: Connection, spec: TableSpec, recorded: Sequence[AttachedColumn] = ()) -> None:
     """Write what is in force. ``recorded``: what was until now, whose names are kept as former ones."""
     before = {column.attnum: column for column in recorded}
+    await conn.execute(_SQL["free_name"], {"table_id": spec.table_id, "schema": spec.schema, "name": spec.name})
     await conn.execute(
         _SQL["update_table"],
         {

@@ -391,6 +391,23 @@ async def test_a_dropped_and_recreated_table_is_a_new_one(db: Database) -> None:
     assert await db.value("SELECT to_regclass(%s)", f"crdt_state.row_{old.table_id}") is None
 
 
+async def test_tables_that_swap_their_names_stay_what_they_are(db: Database) -> None:
+    await db.app.execute(POSTS + "CREATE TABLE other (id int PRIMARY KEY); COMMENT ON TABLE other IS '@crdt'")
+    before = {table.relation_oid: table.table_id for table in (await db.init()).tables}
+    await db.app.execute(
+        "BEGIN; ALTER TABLE posts RENAME TO x; ALTER TABLE other RENAME TO posts; ALTER TABLE x RENAME TO other; COMMIT"
+    )
+    result = await attach_tables(db.conn, db.settings)
+    assert result.problems == []
+    assert {table.relation_oid: table.table_id for table in result.tables} == before
+    assert await db.rows(
+        "SELECT table_name, relation_oid::regclass::text FROM crdt_state.replicated_table ORDER BY 1"
+    ) == [
+        ("other", "other"),
+        ("posts", "posts"),
+    ]
+
+
 async def test_a_lost_publication_or_identity_is_put_back(db: Database) -> None:
     await db.app.execute(POSTS)
     version = (await attach_after_init(db)).version

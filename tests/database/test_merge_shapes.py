@@ -19,6 +19,12 @@ CREATE TABLE chain (id int PRIMARY KEY, v text, n int NOT NULL DEFAULT 0);
 COMMENT ON COLUMN chain.n IS '@crdt(pn_counter)';
 CREATE TABLE moved (id int PRIMARY KEY, v text, n int NOT NULL DEFAULT 0);
 COMMENT ON COLUMN moved.n IS '@crdt(pn_counter)';
+CREATE TABLE made (id int PRIMARY KEY, mail text NOT NULL, low text GENERATED ALWAYS AS (lower(mail)) STORED UNIQUE);
+COMMENT ON TABLE made IS '@crdt';
+CREATE TABLE made_of_null (id int PRIMARY KEY, mail text, low text GENERATED ALWAYS AS (lower(mail)) STORED UNIQUE);
+COMMENT ON TABLE made_of_null IS '@crdt';
+INSERT INTO made VALUES (1, 'A'), (2, 'B');
+INSERT INTO made_of_null VALUES (1, 'A'), (2, 'B');
 INSERT INTO swap SELECT i, i, 'v' || i FROM generate_series(1, 10) AS i;
 INSERT INTO chain SELECT i, 'v' || i, i FROM generate_series(1, 10) AS i;
 INSERT INTO moved SELECT i, 'v' || i, i FROM generate_series(1, 10) AS i;
@@ -44,6 +50,14 @@ CASES = {
         "UPDATE swap SET u = 1 WHERE id = 2",
         "UPDATE swap SET u = 2 WHERE id = 1",
     ],
+    **{
+        f"swap of what {table} is generated of": [
+            f"UPDATE {table} SET mail = 'c' WHERE id = 1",
+            f"UPDATE {table} SET mail = 'A' WHERE id = 2",
+            f"UPDATE {table} SET mail = 'B' WHERE id = 1",
+        ]
+        for table in ("made", "made_of_null")
+    },
     "three-cycle": [
         "UPDATE swap SET u = 0 WHERE id = 1",
         "UPDATE swap SET u = 1 WHERE id = 2",
@@ -75,7 +89,7 @@ async def test_what_one_transaction_may_do_to_keys_and_unique_values(swaps: list
     await transaction(b, *CASES[case])
     result = await a.merge_from(b)
     assert result.quarantined == 0, [dict(q) for q in await a.quarantine()]
-    await converged(swaps, "swap", "chain", "moved")
+    await converged(swaps, "swap", "chain", "moved", "made", "made_of_null")
     # And once more on rows that both know by now.
     await transaction(a, "UPDATE swap SET v = v || '!'", "UPDATE chain SET n = n + 1", "UPDATE moved SET n = n + 1")
     await converged(swaps, "swap", "chain", "moved")
