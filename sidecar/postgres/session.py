@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -234,7 +235,9 @@ async def _origin(connection: asyncpg.Connection, purpose: str) -> str:
     try:
         known = await connection.fetchval("SELECT pg_replication_origin_oid($1)", name)
         if known is None:
-            await connection.execute(DROP_LEFT_ORIGINS)
+            # Somebody else may be at it, or a session of a database that is being dropped is not gone yet.
+            with contextlib.suppress(asyncpg.ObjectInUseError, asyncpg.UndefinedObjectError):
+                await connection.execute(DROP_LEFT_ORIGINS)
             await connection.execute("SELECT pg_replication_origin_create($1)", name)
         await connection.execute("SELECT pg_replication_origin_session_setup($1)", name)
     except (asyncpg.InsufficientPrivilegeError, asyncpg.ConfigurationLimitExceededError):
