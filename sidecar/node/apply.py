@@ -137,7 +137,8 @@ class Applier:
             self._pulse.merge_alive = loop.time()
             state.waiting = dict.fromkeys(self._inbox.heads(), "what was committed here before is captured first")
             moved = (state.server_lsn, state.counters.changes)
-            if moved != seen:
+            # A walsender that reads what is not replicated says nothing for long, and nothing of that stands still.
+            if moved != seen or not (state.watch.held or state.pending_since_ms is not None):
                 seen, moved_at = moved, loop.time()
             elif loop.time() - moved_at > CAPTURE_STANDS_S:
                 state.log.warning("merging_before_capture", reason="capture stands still", for_s=CAPTURE_STANDS_S)

@@ -25,6 +25,7 @@ class CatalogueSession:
         self._settings = settings
         self._connection = connection
         self._version = ""
+        self._looked = False
         self.busy: frozenset[str] = frozenset()
         """Tables that wait for a lock before what is annotated is in force."""
         self._lock = asyncio.Lock()
@@ -47,7 +48,8 @@ class CatalogueSession:
                 if self._version and await catalogue_version(self._connection) == self._version:
                     return None, []
                 # Before the stream is opened, a publication that is missing is for sidecar init to make.
-                problems = await publication_problems(self._connection) if self._version else []
+                problems = await publication_problems(self._connection, create=self._looked)
+                self._looked = True
                 result = await attach_tables(self._connection, self._settings)
             except psycopg.OperationalError as error:
                 raise TransientError(f"the database connection failed: {error}") from None

@@ -20,6 +20,9 @@ from sidecar.postgres.statements import load
 DROP_LOCK_TIMEOUT_MS = 100
 """A partition that is being read is dropped with a later round."""
 
+DROPPED_AT_A_TIME = 50
+"""Partitions that one round drops at most (after an outage of a peer there are many): the session has other work."""
+
 
 Covered = Callable[[Mapping[int, int]], bool]
 """Whether every peer that would be sent them has merged the change sets of other nodes up to an hlc by origin."""
@@ -166,7 +169,7 @@ class JournalReader:
         total = sum(row["bytes"] for row in partitions)
         lost: list[str] = []
         # The newest partition stays: it is the one being written.
-        for row in partitions[:-1]:
+        for row in partitions[:-1][:DROPPED_AT_A_TIME]:
             name = f"crdt_state.{quote(row['name'])}"
             ends: dict[int, int] = {}
             merged = done is not None and row["end_seq"] - 1 <= done

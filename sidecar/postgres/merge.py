@@ -62,8 +62,13 @@ REFERENCE_ERRORS = ("23503", "23001")
 """SQLSTATE of foreign keys, which are checked where the role may not set session_replication_role. Rows come by table,
 not in the order of the origin, so another row of the same transaction may mend them."""
 
-POSTPONED_MAX = 10_000
-"""Rows of one change set that are tried again at its end; they stay in memory until then."""
+POSTPONED_MAX = 1_000
+"""Rows of one change set that are tried again at its end. Only of one that is a single part: there a row comes once, so
+nothing of it can be overtaken."""
+
+POSTPONED_TRIES_MAX = 4_000
+"""Tries of them together, some seconds in which rows are locked: enough for a chain of sixty that comes in its worst
+order, or one of a thousand that comes backwards."""
 
 
 class UniqueClashError(ApplyError):
@@ -154,7 +159,6 @@ class Merger:
             await self._finish(batch, result)
             _tell(observe, sets)
             await self._still_vacant(batch)
-            await self._still_vacant(batch)
         result.locked_s = time.perf_counter() - started
         return result
 
@@ -187,8 +191,9 @@ class Merger:
     async def _still_vacant(self, batch: Batch) -> None:
         """What is inserted from now on gets its version after what was merged; what came before is in the way."""
         for unit in batch.units() if batch.vacant else ():
-            if unit.spec.table_id in batch.vacant and not is_truncation(unit.changes):
-                (row,) = await self._run(self._lock_statements(unit.spec)[2], unit, {})
+            vacant = batch.vacant.get(unit.number) if unit.number is not None else None
+            if vacant:
+                (row,) = await self._run(self._lock_statements(unit.spec)[2], unit, {"vacant": vacant})
                 if row["taken"]:
                     raise DirtyRowsError(f"{row['taken']} rows of {unit.spec.qualified} were inserted while it merged")
 
@@ -291,16 +296,19 @@ class Merger:
                 await self._isolate(batch, unit, result, first, middle)
                 await self._isolate(batch, unit, result, middle + 1, last)
                 return
-            if error.sqlstate in REFERENCE_ERRORS and len(batch.postponed) < POSTPONED_MAX:
+            if error.sqlstate in REFERENCE_ERRORS and batch.one_part and len(batch.postponed) < POSTPONED_MAX:
                 batch.postponed.append((unit, first, error))
                 return
             await self._quarantine(batch, unit, result, first, error)
 
     async def _postponed(self, batch: Batch, result: MergeResult) -> None:
-        """Rows that failed for a foreign key, now that all others are there, as long as that helps."""
+        """Rows that failed for a foreign key, now that all others are there, as long as that helps: forwards and
+        backwards by turns, since of a chain of rows each may need the next."""
         waiting: list[PostponedRow] = []
-        while batch.postponed and len(batch.postponed) != len(waiting):
-            waiting, batch.postponed = batch.postponed, []
+        tries = 0
+        while batch.postponed and len(batch.postponed) != len(waiting) and tries < POSTPONED_TRIES_MAX:
+            waiting, batch.postponed = batch.postponed[::-1], []
+            tries += len(waiting)
             for unit, position, _ in waiting:
                 await self._isolate(batch, unit, result, position, position)
         for unit, position, error in batch.postponed:
@@ -373,8 +381,8 @@ class Merger:
                 )
         if row.get("ins") or self._overtaking.expects(unit.spec):
             batch.entered.add(unit.spec.table_id)
-        if row["vacant"]:
-            batch.vacant.add(unit.spec.table_id)
+        if row["vacant"] and unit.number is not None:
+            batch.vacant.setdefault(unit.number, []).extend(row["vacant"])
         if any(changes.seen):
             await self._run(seen_statement(unit.spec, full_shape(unit.spec)), unit, others)
         result.rows += row["staged"]

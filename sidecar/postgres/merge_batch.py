@@ -32,12 +32,14 @@ class UnitNotes:
 
 @dataclass(frozen=True, slots=True)
 class MergeUnit:
-    """What one statement merges: rows of one table, from one change set or several (``members``)."""
+    """What one statement merges: rows of one table, from one change set or several (``members``). ``number``: its place
+    in the batch; none of what a TRUNCATE finds by itself."""
 
     spec: TableSpec
     changes: TableChanges
     members: bytes
     notes: UnitNotes
+    number: int | None = None
 
 
 @dataclass(slots=True)
@@ -61,15 +63,15 @@ PostponedRow = tuple[MergeUnit, int, RowError]
 class Batch:
     """The change sets of one transaction. ``own`` are arguments that every merge statement of it takes. ``locked``: all
     that it touches is locked, and captured. ``entered``: the tables into which rows were put, and ``xids`` the
-    subtransactions that wrote user rows. ``vacant``: the tables in which keys were left without a row.
-    ``postponed``: see :data:`PostponedRow`."""
+    subtransactions that wrote user rows. ``vacant``: by unit the positions whose keys were left without a
+    row. ``postponed``: see :data:`PostponedRow`."""
 
     def __init__(self, sets: Sequence[MergeSet]) -> None:
         self.sets = sets
         self.locked = False
         self.entered: set[int] = set()
         self.xids: set[str] = set()
-        self.vacant: set[int] = set()
+        self.vacant: dict[int, list[int]] = {}
         self.postponed: list[PostponedRow] = []
         self._notes = sets[0].notes if len(sets) == 1 else {}
         headers = [merge_set.header for merge_set in sets]
@@ -81,6 +83,11 @@ class Batch:
             "to_hlcs": [header.to_hlc for header in headers],
         }
 
+    @property
+    def one_part(self) -> bool:
+        """Whether it is one change set of a single part, in which each row comes once."""
+        return len(self.sets) == 1 and self.sets[0].header.part == 0
+
     def units(self) -> Iterator[MergeUnit]:
         """The units in order. :class:`HeldError` when a table does not fit the local catalogue (invariant 12)."""
         catalogue = self.sets[0].catalogue
@@ -88,7 +95,7 @@ class Batch:
         tables = [_by_present_names(catalogue, merge_set.tables()) for merge_set in self.sets]
         for i, unit in enumerate(combine(tables, origins)):
             notes = self._notes.setdefault(i, UnitNotes())
-            yield MergeUnit(local_table(catalogue, unit.changes), unit.changes, unit.members, notes)
+            yield MergeUnit(local_table(catalogue, unit.changes), unit.changes, unit.members, notes, i)
 
     def relayed(self) -> list[Relayed]:
         """What goes into the journal."""

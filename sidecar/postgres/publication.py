@@ -30,15 +30,18 @@ class Publication(enum.Enum):
     """How the publication was found, in words of what was done."""
 
     WHOLE = "is as it should be"
+    MISSING = "does not exist"
     CREATED = "created"
     WIDENED = f"published not every kind of change, and does again; {NOT_CAPTURED}"
 
 
-async def ensure_publication(conn: Connection) -> Publication:
+async def ensure_publication(conn: Connection, *, create: bool = True) -> Publication:
     """Make it, or put it right. Raises :class:`ConfigurationError` where it is not this role's to alter."""
     async with own_transaction(conn):
         await conn.execute(_MIGRATION_SQL["lock"], (LOCK_KEY,))
         row = await (await conn.execute(_SQL["read_publication"])).fetchone()
+        if row is None and not create:
+            return Publication.MISSING
         if row is None:
             await conn.execute(_SQL["create_publication"])
             await _publish_generated(conn)
@@ -59,13 +62,13 @@ async def ensure_publication(conn: Connection) -> Publication:
     return Publication.WHOLE if publishes_all else Publication.WIDENED
 
 
-async def publication_problems(conn: Connection) -> list[Problem]:
-    """Put it right while a node runs; what was lost by it."""
+async def publication_problems(conn: Connection, *, create: bool) -> list[Problem]:
+    """Put it right for a node that runs; what was lost by it."""
     try:
-        found = await ensure_publication(conn)
+        found = await ensure_publication(conn, create=create)
     except ConfigurationError as error:
         return [Problem("error", error.message, error.mend)]
-    if found is Publication.WHOLE:
+    if found in (Publication.WHOLE, Publication.MISSING):
         return []
     done = "was dropped, and was made anew" if found is Publication.CREATED else "did not publish every kind of change"
     return [Problem("warning", f"publication {PUBLICATION} {done}", NOT_CAPTURED, lasts=True)]

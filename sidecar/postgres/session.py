@@ -235,8 +235,10 @@ async def _origin(connection: asyncpg.Connection, purpose: str) -> str:
     try:
         known = await connection.fetchval("SELECT pg_replication_origin_oid($1)", name)
         if known is None:
-            # Somebody else may be at it, or a session of a database that is being dropped is not gone yet.
-            with contextlib.suppress(asyncpg.ObjectInUseError, asyncpg.UndefinedObjectError):
+            # Somebody else may be at it, a session of a dropped database may not be gone yet, or the role may not.
+            with contextlib.suppress(
+                asyncpg.ObjectInUseError, asyncpg.UndefinedObjectError, asyncpg.InsufficientPrivilegeError
+            ):
                 await connection.execute(DROP_LEFT_ORIGINS)
             await connection.execute("SELECT pg_replication_origin_create($1)", name)
         await connection.execute("SELECT pg_replication_origin_session_setup($1)", name)

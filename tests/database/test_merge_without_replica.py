@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from node_harness import HarnessNode, cluster
 
+from sidecar.postgres import merge
 from sidecar.postgres.session import Privileges
 
 SCHEMA = """
@@ -65,6 +68,17 @@ INSERT INTO child VALUES (10, 1), (20, 2), (30, 3);
 QUERIES = ("SELECT * FROM parent ORDER BY id", "SELECT * FROM child ORDER BY id")
 
 
+def busy(node: HarnessNode) -> None:
+    """Somebody else's transaction ends before each of the merge's statements."""
+    unit = node.merger.merge_unit
+
+    async def merge_unit(*arguments: Any, **options: Any) -> None:
+        await node.sql("SELECT pg_current_xact_id()")
+        await unit(*arguments, **options)
+
+    node.merger.merge_unit = merge_unit  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize(
     ("statement", "parents", "children"),
@@ -80,6 +94,7 @@ async def test_what_a_foreign_key_does_amidst_the_merge_does_not_hold_it_up(  # 
     with every try anew. ``written``: the rows have states."""
     async with cluster(postgres_server, 2, ACTIONS) as (a, b):
         await give_up_replica(a)
+        busy(a)
         if written:
             await b.sql("UPDATE child SET parent_id = NULL; UPDATE child SET parent_id = id / 10")
             await b.captured()
@@ -112,6 +127,64 @@ async def test_children_that_come_before_their_parents_are_merged_after_them(pos
             assert await node.rows(QUERIES[1]) == [(10, 1), (20, 9), (30, None), (90, 9)]
 
 
+async def test_a_row_that_comes_again_in_a_later_part_does_not_wait_for_its_parent(postgres_server) -> None:  # type: ignore[no-untyped-def]
+    """Merged after the later part it would win over it."""
+    schema = ACTIONS + "CREATE TABLE fill (id int PRIMARY KEY, n int); COMMENT ON TABLE fill IS '@crdt'"
+    async with cluster(postgres_server, 2, schema, limits={"batch_rows_max": 20}) as (a, b):
+        await give_up_replica(a)
+        async with b.app.transaction():
+            await b.sql("UPDATE child SET parent_id = NULL WHERE id = 10")
+            await b.sql("INSERT INTO parent VALUES (9)")
+            await b.sql("UPDATE child SET parent_id = 9 WHERE id = 20")
+            await b.sql("INSERT INTO fill SELECT i FROM generate_series(1, 60) AS i")
+            await b.sql("UPDATE child SET parent_id = 1 WHERE id = 20")
+        await b.captured()
+        assert len((await b.sets())[-1].parts) > 1
+        await a.merge_from(b)
+        assert await a.rows(QUERIES[1]) == await b.rows(QUERIES[1]) == [(10, None), (20, 1), (30, 3)]
+
+
+CHAIN = """
+CREATE TABLE tree (id int PRIMARY KEY, up int REFERENCES tree, n int CONSTRAINT small CHECK (n < 5));
+COMMENT ON TABLE tree IS '@crdt';
+"""
+
+
+@pytest.mark.parametrize("tries_max", [4000, 0])
+async def test_a_chain_of_rows_in_no_order_is_merged_within_a_bounded_number_of_tries(
+    postgres_server, monkeypatch: pytest.MonkeyPatch, tries_max: int
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(merge, "POSTPONED_TRIES_MAX", tries_max)
+    async with cluster(postgres_server, 2, CHAIN) as (a, b):
+        await give_up_replica(a)
+        tries = 0
+        isolate = a.merger._isolate
+
+        async def counted(*arguments: Any) -> None:
+            nonlocal tries
+            tries += 1
+            await isolate(*arguments)
+
+        a.merger._isolate = counted  # type: ignore[method-assign]
+        # With a row among them that cannot apply they are merged by halves.
+        await b.sql("ALTER TABLE tree DROP CONSTRAINT small")
+        async with b.app.transaction():
+            await b.sql(
+                "INSERT INTO tree SELECT i * 37 % 64, CASE WHEN i < 63 THEN (i + 1) * 37 % 64 END"
+                " FROM generate_series(0, 63) AS i"
+            )
+            await b.sql("INSERT INTO tree VALUES (64, NULL, 9)")
+        await b.captured()
+        quarantined = (await a.merge_from(b)).quarantined
+        assert tries < 64 * 3 + tries_max
+        if tries_max == 4000:
+            assert quarantined == 1
+            rows = "SELECT * FROM tree WHERE id < 64 ORDER BY id"
+            assert await a.rows(rows) == await b.rows(rows)
+        else:
+            assert quarantined > 1
+
+
 async def test_a_row_whose_parent_never_comes_is_put_aside_and_the_others_are_merged(postgres_server) -> None:  # type: ignore[no-untyped-def]
     async with cluster(postgres_server, 2, ACTIONS) as (a, b):
         await give_up_replica(a)
@@ -123,3 +196,31 @@ async def test_a_row_whose_parent_never_comes_is_put_aside_and_the_others_are_me
         assert await a.rows(QUERIES[1]) == [(10, 1), (20, 2), (30, None), (50, 1)]
         (entry,) = await a.quarantine()
         assert entry["sqlstate"] == "23503"
+
+
+ARCHIVE = """
+CREATE TABLE job (id int PRIMARY KEY, t text);
+CREATE TABLE done (id int PRIMARY KEY, t text);
+COMMENT ON TABLE job IS '@crdt';
+COMMENT ON TABLE done IS '@crdt';
+INSERT INTO job VALUES (1, 'a'), (2, 'b');
+INSERT INTO done VALUES (0, 'z');
+CREATE FUNCTION archive() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO public.done VALUES (OLD.id, OLD.t); RETURN NULL; END $$;
+CREATE TRIGGER archive AFTER DELETE ON job FOR EACH ROW EXECUTE FUNCTION archive();
+ALTER TABLE job ENABLE ALWAYS TRIGGER archive;
+"""
+
+
+async def test_what_a_trigger_puts_where_the_merge_left_nothing_does_not_hold_it_up(postgres_server) -> None:  # type: ignore[no-untyped-def]
+    """It is no local insert that came meanwhile. What such a trigger writes is not replicated, so nodes may differ."""
+    async with cluster(postgres_server, 2, ARCHIVE) as (a, b):
+        b.hold_capture()
+        await b.sql("DELETE FROM done WHERE id = 0")  # so that this table comes first
+        await b.sql("DELETE FROM job WHERE id = 1")
+        await b.sql("DELETE FROM done WHERE id = 1")
+        await b.release_capture()
+        await b.captured()
+        busy(a)
+        assert (await a.merge_from(b)).quarantined == 0
+        assert await a.rows("SELECT * FROM job") == [(2, "b")]

@@ -83,6 +83,32 @@ async def test_it_is_put_right_and_what_was_lost_is_told(lab: Lab, interference:
     assert await lab.look() == []
 
 
+async def test_what_was_altered_while_the_sidecar_was_down_is_told_at_its_start(lab: Lab, database: str) -> None:
+    await lab.somebody.execute("ALTER PUBLICATION crdt SET (publish = 'insert')")
+    settings = Settings(node=NodeSettings(name="a", id=871, dsn=database))
+    started = Lab(await CatalogueSession.open(settings), lab.somebody)
+    try:
+        assert ["did not publish every kind" in problem.line() for problem in await started.look()] == [True]
+        row = await (await lab.somebody.execute(WHOLE)).fetchone()
+        assert row == (True, ["posts", "stock"])
+    finally:
+        await started.view.close()
+
+
+async def test_it_is_looked_at_though_a_table_cannot_be_attached(lab: Lab) -> None:
+    await lab.somebody.execute(
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF current_query() LIKE '%ADD TABLE%' THEN RAISE 'not today'; END IF; END $$;"
+        "CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('ALTER PUBLICATION') EXECUTE FUNCTION refuse();"
+        "CREATE TABLE late (id int PRIMARY KEY); COMMENT ON TABLE late IS '@crdt'"
+    )
+    assert ["not today" in problem.line() for problem in await lab.look()] == [True]
+    await lab.somebody.execute("ALTER PUBLICATION crdt SET (publish = 'insert')")
+    lines = " ".join(problem.line() for problem in await lab.look())
+    assert "did not publish every kind" in lines
+    await lab.somebody.execute("DROP EVENT TRIGGER refuse")
+
+
 async def test_one_that_is_not_ours_any_more_is_told_and_the_node_goes_on(lab: Lab) -> None:
     await lab.somebody.execute("DROP PUBLICATION crdt; CREATE PUBLICATION crdt FOR ALL TABLES")
     (problem, *_) = await lab.look()

@@ -34,7 +34,7 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image AS image,
-      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AND NOT ($14::int8 = 1 AND t.ctid IS NOT NULL AND NOT crdt_state.shows(pg_current_snapshot(), t.xmin)) AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AND NOT ($14::int8 = 1 AND t.ctid IS NOT NULL AND crdt_state.is_own(t.xmin)) AS dirty,
       t."hits" AS old_11,
       coalesce(s.x_11, 0) AS sx_11,
       CASE WHEN t.ctid IS NULL THEN s.e_6 END AS e_6,
@@ -72,7 +72,7 @@ WITH g AS (
       count(*) FILTER (WHERE p.act IN ('I', 'X')) AS planned_ins,
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
-      count(*) FILTER (WHERE NOT present AND NOT alive) AS vacant,
+      array_agg(ord) FILTER (WHERE NOT present AND NOT alive) AS vacant,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
       array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p

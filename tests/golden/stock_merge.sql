@@ -45,7 +45,7 @@ WITH g AS (
       s.dead_hlc AS s_dead_hlc,
       s.dead_node AS s_dead_node,
       s.image AS image,
-      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AND NOT ($25::int8 = 1 AND t.ctid IS NOT NULL AND NOT crdt_state.shows(pg_current_snapshot(), t.xmin)) AS dirty,
+      CASE WHEN g.accepted IS NOT NULL AND (coalesce(t.xmin::text, concat('-', coalesce(s.live_hlc, 0), '.', s.dead_hlc)) = ANY (string_to_array(g.accepted, ' ')) OR g.accepted = '' AND t.ctid IS NULL) THEN false WHEN s.ctid IS NULL THEN t.ctid IS NOT NULL OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL ELSE (t.ctid IS NOT NULL) <> (s.dead_hlc IS NULL OR (s.live_hlc, s.live_node) > (s.dead_hlc, s.dead_node)) OR (t.ctid IS NOT NULL AND t.xmin IS DISTINCT FROM s.row_xmin) END AND NOT ($25::int8 = 1 AND t.ctid IS NOT NULL AND crdt_state.is_own(t.xmin)) AS dirty,
       coalesce(s.h_3, s.row_hlc, 0) AS sh_3,
       coalesce(s.n_3, s.row_node, 0::int2) AS sn_3,
       t."label" AS old_3,
@@ -86,7 +86,7 @@ WITH g AS (
       count(*) FILTER (WHERE p.act IN ('I', 'X')) AS planned_ins,
       count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,
       count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,
-      count(*) FILTER (WHERE NOT present AND NOT alive) AS vacant,
+      array_agg(ord) FILTER (WHERE NOT present AND NOT alive) AS vacant,
       array_agg(ord) FILTER (WHERE dirty) AS dirty,
       array_agg(seen) FILTER (WHERE dirty) AS dirty_seen
     FROM p

@@ -328,7 +328,7 @@ class _Merge:
             "      count(*) FILTER (WHERE act = 'M') AS absent, count(*) FILTER (WHERE concurrent) AS concurrent,"
             f"{within}\n"
             "      count(s_ctid) AS known, count(*) - count(s_ctid) AS unknown,\n"
-            "      count(*) FILTER (WHERE NOT present AND NOT alive) AS vacant,\n"
+            "      array_agg(ord) FILTER (WHERE NOT present AND NOT alive) AS vacant,\n"
             "      array_agg(ord) FILTER (WHERE dirty) AS dirty,\n"
             "      array_agg(seen) FILTER (WHERE dirty) AS dirty_seen\n"
             "    FROM p"

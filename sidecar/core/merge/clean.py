@@ -12,9 +12,8 @@ SEEN = "coalesce({xmin}::text, concat('-', {live}, '.', {dead}))"
 last delete that its row state knows. By nothing but the absence, a key that was deleted, inserted and deleted again
 since would pass for the same, and the last delete, not captured yet, for none."""
 
-SHOWN = "crdt_state.shows(pg_current_snapshot(), t.xmin)"
-"""Whether the user row was written by another transaction: what a statement sees and its snapshot does not show is of
-its own transaction, below a savepoint, too."""
+OWN = "crdt_state.is_own(t.xmin)"
+"""Whether the user row was written by the transaction that looks at it, below a savepoint, too."""
 
 SEEN_HERE = SEEN.format(xmin="t.xmin", live="coalesce(s.live_hlc, 0)", dead="s.dead_hlc")
 
@@ -22,13 +21,12 @@ SEEN_HERE = SEEN.format(xmin="t.xmin", live="coalesce(s.live_hlc, 0)", dead="s.d
 def dirty(spec: TableSpec, *, states: bool = False, locked: str = "") -> str:
     """Whether a staged row ``g``, with row state ``s`` and user row ``t``, has a local commit that is not captured;
     ``states``: the staged rows are no operations. ``locked``: 1 when all rows of the transaction were locked and found
-    clean before it wrote any; what a foreign key's action or a trigger has made of one since is this transaction's own,
-    which is what its snapshot does not show."""
+    clean before it wrote any: then what a foreign key's action or a trigger has made of one since is clean, too."""
     # Rows of before the table was attached have no row state: what was done to one that is there no more has come
     # before the capture of a local delete. An insert, and a delete of a row that lived for one change set only, mostly
     # find neither state nor row.
     was_there = "" if states else " OR g.op IN ('U', 'R') OR g.op = 'D' AND g.ins IS NULL"
-    mine = f" AND NOT ({locked} = 1 AND t.ctid IS NOT NULL AND NOT {SHOWN})" if locked else ""
+    mine = f" AND NOT ({locked} = 1 AND t.ctid IS NOT NULL AND {OWN})" if locked else ""
     return (
         f"CASE WHEN g.accepted IS NOT NULL AND ({SEEN_HERE} = ANY (string_to_array(g.accepted, ' '))"
         " OR g.accepted = '' AND t.ctid IS NULL) THEN false"
@@ -92,13 +90,14 @@ def check_statement(spec: TableSpec) -> Statement:
 
 
 def taken_statement(spec: TableSpec) -> Statement:
-    """How many of the keys that a merge left without a row have one: a local insert has come meanwhile. Nothing holds
-    an absent key, so this looks again before the commit."""
+    """How many of the keys at the positions ``vacant``, which a merge left without a row, have one: a local insert has
+    come meanwhile. Nothing holds an absent key, so this looks again before the commit."""
     parameters = Parameters()
     keys = staged_keys(spec, parameters)
     return parameters.statement(
-        f"WITH g AS (\n    {keys}\n)\nSELECT count(*) AS taken FROM g {looked_up(spec)}\n"
-        f"WHERE t.ctid IS NOT NULL AND s.ctid IS NOT NULL AND NOT {alive_here(spec, 's')}"
+        f"WITH g AS (\n    {keys} AND u.ord = ANY ({parameters.numbers('vacant')})\n)\n"
+        f"SELECT count(*) AS taken FROM g {looked_up(spec)}\n"
+        f"WHERE t.ctid IS NOT NULL AND s.ctid IS NOT NULL AND NOT {alive_here(spec, 's')} AND NOT {OWN}"
     )
 
 
