@@ -167,11 +167,14 @@ def last_lines(log: Path, count: int) -> list[str]:
 
 def children_of(pid: int) -> list[int]:
     """Process ids whose parent is ``pid`` (from /proc; empty where there is none)."""
+    if not Path("/proc/self").exists():
+        return []
     found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        fields = _stat_fields(entry)
+    # Not glob(): it looks at each path first, and raises for a process that ends just then.
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        fields = _stat_fields(Path("/proc", name, "stat"))
         if fields and int(fields[1]) == pid:
-            found.append(int(entry.parent.name))
+            found.append(int(name))
     return found
 
 
